@@ -1,0 +1,38 @@
+"""A character language model, trained by truncated back-propagation through time.
+
+Paper    Karpathy 2015, "The unreasonable effectiveness of recurrent neural networks"
+Data     python_docs, the language reference in every Python, no download; any text file or folder
+         of them by --config.data.path=
+Command  python -m experiments.train --config=configs/char_lm.py --workdir=runs/char_lm
+Then     python -m experiments.generate --workdir=runs/char_lm --prompt='The ' --length=500
+Variants :lstm (default) :gru
+"""
+
+from nn_lib.checks import check_choice
+from nn_lib.data import DataConfig
+from nn_lib.models import CharLM
+from nn_lib.objectives import next_token
+from nn_lib.optim import OptimizerConfig
+from nn_lib.recurrent import GRUCell, LSTMCell
+from nn_lib.train import Experiment
+
+CELLS = {"lstm": LSTMCell, "gru": GRUCell}
+
+
+def get_config(arg: str = "lstm") -> Experiment:
+    check_choice("configs/char_lm.py: variant", arg, CELLS)
+    return Experiment(
+        model=CharLM(cell=CELLS[arg](256), num_layers=1),
+        objective=next_token,
+        data=DataConfig(name="python_docs", sequence_length=64),
+        optimizer=OptimizerConfig(
+            name="adam", learning_rate=4e-3, schedule="cosine", clip_norm=1.0
+        ),
+        batch_size=32,
+        num_steps=3000,
+        eval_every=250,
+        checkpoint_every=250,
+        log_every=50,
+        eval_batch_size=8,
+        select_by="bits_per_character",
+    )

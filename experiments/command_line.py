@@ -1,0 +1,149 @@
+"""What the mains share: flags whose mistakes are one line and exit status 2, quiet logs."""
+
+import contextlib
+import logging
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from nn_lib.checks import UserError, nearest
+from nn_lib.train.interrupt import Interrupted
+from nn_lib.train.loop import Diverged
+
+USER_MISTAKE = 2
+
+COMPILATION_CACHE = flags.DEFINE_string(
+    "compilation_cache",
+    os.environ.get("JAX_COMPILATION_CACHE_DIR", "~/.cache/nn_lib/jax"),
+    "Folder for compiled programs, so that a second start is quick; '' compiles anew every time.",
+)
+
+
+def define_config():
+    """The flag `--config=FILE.py[:variant]` with its overrides `--config.field=value`."""
+    return config_flags.DEFINE_config_file("config", None, "The experiment: FILE.py[:variant].")
+
+
+def run(main: Callable[[], None], required: tuple[str, ...]) -> None:
+    """Parses the flags and calls `main`; mistakes of the user end the process in one line.
+
+    Exit status: 2 after a user's mistake, 1 when training diverged, 128 + signal when stopped.
+    """
+
+    def guarded(argv: list[str]) -> None:
+        if len(argv) > 1:
+            _fail(f"unexpected argument {argv[1]!r}; flags begin with --")
+        _quiet_logs()
+        _use_compilation_cache()
+        try:
+            main()
+        except UserError as mistake:
+            _fail(str(mistake))
+        except Diverged as divergence:
+            sys.exit(f"{program()}: {divergence}")
+        except Interrupted as stop:
+            print(f"{program()}: {stop}; the same command continues", file=sys.stderr)
+            sys.exit(128 + stop.signal)
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGINT)
+        except BrokenPipeError:  # the reader of our output, head for example, has left
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(128 + signal.SIGPIPE)
+
+    app.run(guarded, flags_parser=lambda argv: _parse(argv, required))
+
+
+def program() -> str:
+    """The main's name, as in `experiments.train`."""
+    return f"experiments.{Path(sys.argv[0]).stem}"
+
+
+def _parse(argv: list[str], required: tuple[str, ...]) -> list[str]:
+    try:
+        _check_config_file(argv)
+        rest = flags.FLAGS(argv)
+        for name in required:
+            if flags.FLAGS[name].value is None:
+                example = "configs/mnist1d.py:cnn" if name == "config" else "runs/first"
+                _fail(f"--{name} is missing; for example --{name}={example}")
+    except UserError as mistake:
+        _fail(str(mistake))
+    except KeyError as error:  # ml_collections' word for a field that does not exist
+        _fail(_unknown_field(argv, str(error)))
+    except TypeError as error:  # and for a value that no flag can hold, such as a function
+        _fail(f"a field of --config cannot be set from the command line ({error}); edit the config")
+    except config_flags.FlagOrderError:
+        _fail("--config=FILE comes before its overrides --config.field=value")
+    except flags.UnrecognizedFlagError as error:
+        _fail(f"unknown flag --{error.flagname}; {nearest(error.flagname, flags.FLAGS)}")
+    except flags.Error as error:
+        _fail(_one_line(str(error)))
+    return rest
+
+
+def _check_config_file(argv: list[str]) -> None:
+    """Says what is wrong with --config before ml_collections wraps it in a traceback."""
+    for index, argument in enumerate(argv):
+        found = re.fullmatch(r"--?config(?:=(.*))?", argument, re.DOTALL)
+        if not found:
+            continue
+        value = found.group(1) if found.group(1) is not None else (argv + [""])[index + 1]
+        path = Path(value.rpartition(".py")[0] + ".py" if ".py" in value else value)
+        if not path.is_file():
+            there = ", ".join(sorted(str(file) for file in Path("configs").glob("[!_]*.py")))
+            raise UserError(f"--config: there is no file {str(path)!r}; there are {there or 'none'}")
+
+
+def _unknown_field(argv: list[str], message: str) -> str:
+    """The nearest names for a misspelt override, at the depth where it is misspelt."""
+    wrong = re.search(r"Field (\w+) not found|'(\w+)'", message)
+    name = next((group for group in wrong.groups() if group), "") if wrong else ""
+    override = next((a for a in argv if re.match(rf"--?(no)?config\..*\b{name}\b", a)), "")
+    path = re.sub(r"^--?(no)?config\.", "", override.partition("=")[0]).split(".")
+    holder = flags.FLAGS["config"].value
+    known: list[str] = []
+    for part in path:
+        known = [f for f in getattr(holder, "__dataclass_fields__", {}) if f not in ("parent", "name")]
+        if hasattr(holder, "__dataclass_fields__") and "name" in vars(type(holder)).get(
+            "__annotations__", {}
+        ):
+            known.append("name")
+        if part not in known:
+            break
+        holder = getattr(holder, part)
+    return f"--config.{'.'.join(path)}: no such field; {nearest(part, known)}"
+
+
+def _quiet_logs() -> None:
+    """Warnings only: Orbax alone has some 45 lines a save. Ours come as plain lines."""
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    logger = logging.getLogger("nn_lib")
+    logger.addHandler(handler)
+    logger.propagate = False
+    logging.getLogger("jax").setLevel(logging.ERROR)
+
+
+def _use_compilation_cache() -> None:
+    if COMPILATION_CACHE.value:
+        import jax
+
+        jax.config.update("jax_compilation_cache_dir", str(Path(COMPILATION_CACHE.value).expanduser()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _fail(message: str) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        print(f"{program()}: {_one_line(message)}", file=sys.stderr)
+    sys.exit(USER_MISTAKE)

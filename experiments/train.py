@@ -1,0 +1,38 @@
+"""Trains an experiment, or continues it where it was stopped.
+
+python -m experiments.train --config=configs/mnist1d.py:cnn --workdir=runs/mnist1d_cnn
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from experiments import command_line
+from experiments.tables import metrics_table
+from nn_lib.train import fit
+
+CONFIG = command_line.define_config()
+WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; the same again continues it.")
+
+
+def main() -> None:
+    summary = fit(CONFIG.value, WORKDIR.value)
+    workdir = Path(WORKDIR.value)
+    print(metrics_table(summary))
+    pictures = ", ".join(file.name for file in sorted(workdir.glob("*.png")))
+    print(f"pictures     {workdir}/: {pictures}")
+    print(f"events       tensorboard --logdir={workdir}")
+    print(f"checkpoints  {workdir / 'checkpoints'}")
+    print("next         " + "\n             ".join(_next_commands(workdir, summary)))
+
+
+def _next_commands(workdir: Path, summary: dict) -> list[str]:
+    split = "test" if "test" in summary else "validation"
+    evaluate = f"python -m experiments.evaluate --workdir={workdir} --split={split}"
+    if "bits_per_character" in summary.get("validation", {}):
+        return [f"python -m experiments.generate --workdir={workdir} --length=500", evaluate]
+    return [evaluate, "python -m experiments.train --config=configs/char_lm.py --workdir=runs/char_lm"]
+
+
+if __name__ == "__main__":
+    command_line.run(main, required=("config", "workdir"))

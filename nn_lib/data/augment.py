@@ -1,0 +1,70 @@
+"""Augmentation of image batches inside jit: pure functions `(key, batch) -> batch`.
+
+A batch is a dict with `inputs [B, H, W, C]` and `labels`; other keys pass through. Settings are
+bound by `functools.partial`, several steps are put together by `compose`.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+
+def compose(key: jax.Array, batch: dict, *, steps: tuple[Callable, ...]) -> dict:
+    """Applies the steps in order, each with a key of its own."""
+    for index, step in enumerate(steps):
+        batch = step(jax.random.fold_in(key, index), batch)
+    return batch
+
+
+def pad_and_crop(key: jax.Array, batch: dict, *, padding: int = 4) -> dict:
+    """Pads by zeros and crops at a random place, so that the content shifts by up to `padding`."""
+    images = batch["inputs"]
+    padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    corners = jax.random.randint(key, (images.shape[0], 2), 0, 2 * padding + 1)
+
+    def crop(image, corner):
+        return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), images.shape[1:])
+
+    return {**batch, "inputs": jax.vmap(crop)(padded, corners)}
+
+
+def flip(key: jax.Array, batch: dict) -> dict:
+    """Mirrors every image left to right with probability 1/2."""
+    images = batch["inputs"]
+    mirrored = jax.random.bernoulli(key, shape=(images.shape[0], 1, 1, 1))
+    return {**batch, "inputs": jnp.where(mirrored, images[:, :, ::-1], images)}
+
+
+def cutout(key: jax.Array, batch: dict, *, size: int = 16) -> dict:
+    """Zeros a `size` x `size` square centred at a random pixel, cut at the border.
+
+    DeVries & Taylor 2017.
+    """
+    images = batch["inputs"]
+    count, height, width, _ = images.shape
+    row_key, column_key = jax.random.split(key)
+    top = jax.random.randint(row_key, (count, 1), 0, height) - size // 2
+    left = jax.random.randint(column_key, (count, 1), 0, width) - size // 2
+    rows, columns = jnp.arange(height), jnp.arange(width)
+    in_rows = (rows >= top) & (rows < top + size)
+    in_columns = (columns >= left) & (columns < left + size)
+    hole = in_rows[:, :, None] & in_columns[:, None, :]
+    return {**batch, "inputs": jnp.where(hole[..., None], 0, images)}
+
+
+def mixup(key: jax.Array, batch: dict, *, num_classes: int, alpha: float = 0.2) -> dict:
+    """Blends every example with another: `lambda x + (1 - lambda) x'`, labels alike.
+
+    One lambda ~ Beta(alpha, alpha) a batch; labels become probabilities `[B, num_classes]`.
+    Zhang et al. 2018.
+    """
+    blend_key, order_key = jax.random.split(key)
+    blend = jax.random.beta(blend_key, alpha, alpha)
+    order = jax.random.permutation(order_key, batch["labels"].shape[0])
+
+    def mix(x):
+        return blend * x + (1 - blend) * x[order]
+
+    labels = jax.nn.one_hot(batch["labels"], num_classes)
+    return {**batch, "inputs": mix(batch["inputs"]), "labels": mix(labels)}

@@ -1,0 +1,182 @@
+"""Batches as pure functions of the step: resume needs a number, not an iterator's state.
+
+The order of examples is a permutation drawn from (seed, epoch), the same on every process; a
+process takes its own consecutive part of every global batch. So any number of processes sees the
+same sequence of global batches, and a run may continue on another number.
+"""
+
+import functools
+from collections.abc import Iterator
+from typing import Protocol
+
+import grain
+import numpy as np
+
+from nn_lib.checks import UserError
+from nn_lib.data.examples import Examples
+from nn_lib.data.sources import Corpus, DataSet
+
+Batch = dict[str, np.ndarray]
+
+
+class Batches(Protocol):
+    """The training batches of a run; `at(step)` is this process's part of batch number `step`."""
+
+    batch_size: int
+    continuous: bool
+
+    def at(self, step: int) -> Batch: ...
+
+
+def training_batches(
+    data: DataSet, batch_size: int, seed: int, process: tuple[int, int] = (0, 1)
+) -> Batches:
+    """The endless training batches of a data set.
+
+    Args:
+      batch_size: of the global batch; 0 means the whole training split.
+      process: (index, count) of this process.
+
+    Raises:
+      UserError: a batch larger than the data, or one that the processes cannot share evenly.
+    """
+    split = data.split("train")
+    if isinstance(split, Corpus):
+        return CorpusBatches(split, batch_size or 1, data.sequence_length, process)
+    size = batch_size or len(split)
+    if size > len(split):
+        raise UserError(
+            f"batch_size {size} is larger than the {len(split)} training examples of {data.name!r}; "
+            "0 takes them all"
+        )
+    return ExampleBatches(split, size, seed, process)
+
+
+class ExampleBatches:
+    """Batches of shuffled examples; an epoch holds each of them once, batches may straddle two."""
+
+    continuous = False
+
+    def __init__(self, examples, batch_size: int, seed: int, process: tuple[int, int] = (0, 1)):
+        self.examples, self.batch_size, self.seed = examples, batch_size, seed
+        self.part = _part(batch_size, process)
+
+    def at(self, step: int) -> Batch:
+        """`inputs [b, ...]`, `labels int[b]`, `mask bool[b]`, all true."""
+        positions = step * self.batch_size + self.part
+        epochs, places = np.divmod(positions, len(self.examples))
+        indices = np.empty_like(places)
+        for epoch in range(epochs[0], epochs[-1] + 1):
+            here = epochs == epoch
+            indices[here] = epoch_order(len(self.examples), self.seed, epoch)[places[here]]
+        return {**self.examples.gather(indices), "mask": np.ones(len(indices), bool)}
+
+
+class CorpusBatches:
+    """Windows `[B, T]` of B contiguous streams: stream b's windows follow each other in the text.
+
+    When the streams are used up they start over, with `reset` true at the first character. The
+    few characters that do not fill a last window are left out.
+    """
+
+    continuous = True
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        batch_size: int,
+        sequence_length: int,
+        process: tuple[int, int] = (0, 1),
+    ):
+        self.batch_size, self.length = batch_size, sequence_length
+        stream = len(corpus) // batch_size
+        self.windows = (stream - 1) // sequence_length
+        if self.windows < 1:
+            raise UserError(
+                f"the corpus of {len(corpus)} characters is shorter than one batch of {batch_size} "
+                f"sequences of {sequence_length} + 1; use a smaller batch_size or "
+                "data.sequence_length"
+            )
+        rows = corpus.tokens[: batch_size * stream].reshape(batch_size, stream)
+        self.rows = rows[_part(batch_size, process)]
+
+    def at(self, step: int) -> Batch:
+        """`inputs`, `targets` `int[b, T]`, `reset`, `mask` `bool[b, T]`."""
+        window = step % self.windows
+        start, stop = window * self.length, (window + 1) * self.length
+        inputs, targets = self.rows[:, start:stop], self.rows[:, start + 1 : stop + 1]
+        reset = np.zeros(inputs.shape, bool)
+        reset[:, 0] = window == 0
+        return {
+            "inputs": inputs,
+            "targets": targets,
+            "reset": reset,
+            "mask": np.ones(inputs.shape, bool),
+        }
+
+
+def evaluation_batches(
+    data: DataSet, split_name: str, batch_size: int, process: tuple[int, int] = (0, 1)
+) -> Iterator[Batch]:
+    """Batches of one shape that hold every example (or every next character) exactly once.
+
+    The last batch is padded, with `mask` false there.
+    """
+    split = data.split(split_name)
+    if isinstance(split, Corpus):
+        yield from _corpus_evaluation(split, batch_size, data.sequence_length, process)
+        return
+    size = min(batch_size, -(-len(split) // process[1]) * process[1])
+    part = _part(size, process)
+    for start in range(0, len(split), size):
+        indices = start + part
+        mask = indices < len(split)
+        yield {**split.gather(np.where(mask, indices, 0)), "mask": mask}
+
+
+def prefetch(batches: Batches, start: int, stop: int) -> Iterator[Batch]:
+    """`batches.at(step)` for the steps of a run; read ahead by Grain where reading takes time."""
+    if not isinstance(batches, ExampleBatches) or isinstance(batches.examples, Examples):
+        return map(batches.at, range(start, stop))
+    steps = grain.MapDataset.range(start, stop).map(batches.at)
+    return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
+
+
+@functools.lru_cache(maxsize=4)
+def epoch_order(size: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of an epoch, a permutation drawn from (seed, epoch) alone."""
+    return np.random.default_rng([seed, epoch]).permutation(size)
+
+
+def _part(batch_size: int, process: tuple[int, int]) -> np.ndarray:
+    """The rows of a global batch that belong to a process: consecutive ones."""
+    index, count = process
+    if batch_size % count:
+        raise UserError(
+            f"batch_size {batch_size} does not divide among {count} processes; choose a multiple"
+        )
+    local = batch_size // count
+    return np.arange(index * local, (index + 1) * local)
+
+
+def _corpus_evaluation(corpus: Corpus, batch_size: int, length: int, process) -> Iterator[Batch]:
+    """Contiguous streams as in training; those of unequal length are padded at their ends."""
+    pairs = len(corpus) - 1
+    if pairs < 1:
+        raise UserError("a split of the corpus holds fewer than two characters; give it more text")
+    streams = min(batch_size, pairs) if process[1] == 1 else batch_size
+    stream = -(-pairs // streams)
+    positions = (np.arange(streams) * stream)[_part(streams, process), None]
+    for start in range(0, stream, length):
+        offset = start + np.arange(length)
+        at = positions + offset
+        mask = (at < pairs) & (offset < stream)
+        at = np.where(mask, at, 0)
+        reset = np.zeros(at.shape, bool)
+        reset[:, 0] = start == 0
+        yield {
+            "inputs": corpus.tokens[at],
+            "targets": corpus.tokens[at + 1],
+            "reset": reset,
+            "mask": mask,
+        }

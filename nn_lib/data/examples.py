@@ -1,0 +1,77 @@
+"""Labelled examples: one split, decoded to memory once or decoded on request."""
+
+import dataclasses
+import zlib
+
+import numpy as np
+
+from nn_lib.checks import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """A split whose arrays are in memory: `inputs [N, ...]`, `labels int[N]`."""
+
+    inputs: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """The examples at `indices` as one batch."""
+        return {"inputs": self.inputs[indices], "labels": self.labels[indices]}
+
+    def fingerprint(self) -> int:
+        """A checksum that tells this data from other data."""
+        return zlib.crc32(self.labels.tobytes(), zlib.crc32(np.ascontiguousarray(self.inputs)))
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamedExamples:
+    """A split too large for memory: `gather` reads and decodes."""
+
+    source: object
+    keys: tuple[str, str]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        key, label = self.keys
+        examples = self.source.__getitems__([int(index) for index in indices])
+        return {
+            "inputs": np.stack([example[key] for example in examples]),
+            "labels": np.array([example[label] for example in examples], np.int32),
+        }
+
+    def fingerprint(self) -> int:
+        """Of the number of examples alone: reading them all would take too long."""
+        return zlib.crc32(str(len(self)).encode())
+
+
+def read_examples(builder, expression: str, keys, in_memory_limit: int):
+    """The split `expression` of a prepared TFDS builder, in memory where it fits.
+
+    Raises:
+      UserError: inputs of varying shape, which cannot be batched.
+    """
+    source = builder.as_data_source(split=expression)
+    feature = builder.info.features[keys[0]]
+    if None in feature.shape:
+        raise UserError(
+            f"data set {builder.info.full_name!r} has inputs of varying shape {feature.shape}; "
+            "batches need one shape"
+        )
+    streamed = StreamedExamples(source, tuple(keys))
+    size = len(source) * int(np.prod(feature.shape)) * np.dtype(feature.np_dtype).itemsize
+    if size > in_memory_limit:
+        return streamed
+    parts = [
+        streamed.gather(np.arange(start, min(start + 1024, len(source))))
+        for start in range(0, len(source), 1024)
+    ]
+    return Examples(
+        inputs=np.concatenate([part["inputs"] for part in parts]),
+        labels=np.concatenate([part["labels"] for part in parts]),
+    )

@@ -1,0 +1,21 @@
+"""Preparation of image batches inside jit: bytes to the numbers that a network expects."""
+
+import jax
+import jax.numpy as jnp
+
+
+def scale(images: jax.Array) -> jax.Array:
+    """Bytes 0..255 to float32 0..1."""
+    return images.astype(jnp.float32) / 255
+
+
+def standardize(
+    images: jax.Array,
+    *,
+    mean: float | tuple[float, ...],
+    std: float | tuple[float, ...],
+    padding: int = 0,
+) -> jax.Array:
+    """`(x / 255 - mean) / std` per channel, after padding black pixels on every side."""
+    images = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    return (scale(images) - jnp.asarray(mean)) / jnp.asarray(std)

@@ -1,0 +1,176 @@
+"""Where data comes from: a TFDS name or a text path in, the splits of a `DataSet` out."""
+
+import dataclasses
+import functools
+import zlib
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+from nn_lib.checks import UserError
+from nn_lib.data import tfds_source
+from nn_lib.data.examples import Examples, read_examples
+from nn_lib.data.text import Vocabulary, read_corpus
+
+
+@dataclasses.dataclass
+class DataConfig:
+    """Names a data set and what to do with it.
+
+    Attributes:
+      name: an embedded data set ('digits', 'mnist1d', 'python_docs'), or any TFDS name, with its
+        config after a slash ('mnist1d/shuffled'). With `path`, only a label.
+      data_dir: where TFDS data sets lie; None means `TFDS_DATA_DIR` or TFDS's own default.
+      path: a text file, or a folder whose text files are read in the order of their names.
+      encoding: of the text at `path`.
+      train_split: TFDS split expression such as 'train[:90%]'; None takes the data set's own
+        splits, and where one is missing cuts it off the end of the training split. For text a
+        range of characters in per cent, '0:90' for example.
+      validation_split: likewise; '' means none.
+      test_split: likewise; only the final evaluation reads it.
+      sequence_length: T of the windows that a character corpus is read in.
+      prepare: `inputs -> inputs` on whole batches inside jit, in training and evaluation.
+      augment: `(key, batch) -> batch` inside jit, in training only; after `prepare`.
+      in_memory_limit: bytes of decoded arrays up to which a split is held in memory; a larger one
+        is decoded while training.
+    """
+
+    name: str = "mnist1d"
+    data_dir: str | None = None
+    path: str | None = None
+    encoding: str = "utf-8"
+    train_split: str | None = None
+    validation_split: str | None = None
+    test_split: str | None = None
+    sequence_length: int = 100
+    prepare: Callable | None = None
+    augment: Callable | None = None
+    in_memory_limit: int = 2_000_000_000
+
+
+class Split(Protocol):
+    """What a split of either kind offers; `batches.py` cuts it."""
+
+    def __len__(self) -> int: ...
+
+    def fingerprint(self) -> int: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+    """The splits of one data set, each read on first use, and what its model must know.
+
+    Attributes:
+      readers: split name -> a function that reads it; absent where there is no such split.
+      sizes: fields of a model that only the data can fill: `num_classes` or `vocab_size`.
+      class_names: of the labels, where there are labels.
+      vocabulary: of a character corpus.
+      sequence_length: of a character corpus, else None.
+    """
+
+    name: str
+    readers: dict[str, Callable[[], Any]]
+    sizes: dict[str, int]
+    class_names: tuple[str, ...] | None = None
+    vocabulary: Vocabulary | None = None
+    sequence_length: int | None = None
+
+    @functools.cache  # noqa: B019 - a DataSet lives as long as the run
+    def split(self, name: str):
+        """The split called 'train', 'validation' or 'test'; UserError where there is none."""
+        if name not in self.readers:
+            have = ", ".join(self.readers)
+            raise UserError(f"data set {self.name!r} has no {name} split here; it has {have}")
+        return self.readers[name]()
+
+    def __hash__(self):
+        return id(self)
+
+
+def load(config: DataConfig) -> DataSet:
+    """Finds the data set that `config` names; embedded ones are built on first use.
+
+    Raises:
+      UserError: an unknown name (with the nearest ones), a data set that is not prepared, a text
+        that is missing, empty or not in its encoding, a split that does not exist.
+    """
+    if config.path is not None:
+        return _text_data_set(config, _cut_text(config, read_corpus(config.path, config.encoding)))
+    builder = tfds_source.find(config.name, config.data_dir)
+    kind, keys = tfds_source.kind(builder)
+    expressions = tfds_source.split_expressions(
+        builder, config.train_split, config.validation_split, config.test_split
+    )
+    if kind == "text":
+        texts = {
+            split: tfds_source.read_text(builder, expression, keys)
+            for split, expression in expressions.items()
+        }
+        return _text_data_set(config, texts)
+    labels = builder.info.features[keys[1]]
+    readers = {
+        split: functools.partial(
+            read_examples, builder, expression, keys, config.in_memory_limit
+        )
+        for split, expression in expressions.items()
+    }
+    return DataSet(
+        name=config.name,
+        readers=readers,
+        sizes={"num_classes": labels.num_classes},
+        class_names=tuple(labels.names),
+    )
+
+
+def _text_data_set(config: DataConfig, texts: dict[str, str]) -> DataSet:
+    vocabulary = Vocabulary.of("".join(texts.values()))
+    encoded = {split: Corpus(vocabulary.encode(text)) for split, text in texts.items()}
+    return DataSet(
+        name=config.path or config.name,
+        readers={split: functools.partial(lambda corpus: corpus, c) for split, c in encoded.items()},
+        sizes={"vocab_size": len(vocabulary)},
+        vocabulary=vocabulary,
+        sequence_length=config.sequence_length,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """A text as token numbers, `int32[N]`."""
+
+    tokens: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def fingerprint(self) -> int:
+        return zlib.crc32(self.tokens.tobytes())
+
+
+def _cut_text(config: DataConfig, text: str) -> dict[str, str]:
+    """90 % of the characters to train on, 5 % each to validate and to test, or as configured."""
+    ranges = {
+        "train": config.train_split if config.train_split is not None else "0:90",
+        "validation": config.validation_split if config.validation_split is not None else "90:95",
+        "test": config.test_split if config.test_split is not None else "95:100",
+    }
+    parts = {}
+    for split, span in ranges.items():
+        if not span:
+            continue
+        try:
+            start, stop = (int(edge) for edge in span.split(":"))
+            valid = 0 <= start < stop <= 100
+        except ValueError:
+            valid = False
+        if not valid:
+            raise UserError(
+                f"data.{split}_split of a text expects per cents such as '0:90', got {span!r}"
+            )
+        parts[split] = text[len(text) * start // 100 : len(text) * stop // 100]
+    if "train" not in parts:
+        raise UserError("data.train_split is empty; there is nothing to train on")
+    return parts
+
+

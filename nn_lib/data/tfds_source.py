@@ -1,0 +1,166 @@
+"""TFDS without TensorFlow: find a data set, build an embedded one, name its splits."""
+
+import contextlib
+import errno
+import os
+from pathlib import Path
+
+import filelock
+import numpy as np
+import tensorflow_datasets as tfds
+
+from nn_lib.checks import UserError, nearest
+from nn_lib.data import builders
+
+
+def find(name: str, data_dir: str | None):
+    """The TFDS builder of a prepared data set; embedded ones are prepared first.
+
+    Raises:
+      UserError: an unknown name, or a data set that is neither embedded nor prepared.
+    """
+    directory = os.path.expanduser(
+        data_dir or os.environ.get("TFDS_DATA_DIR") or str(tfds.core.constants.DATA_DIR)
+    )
+    base = name.split("/")[0].split(":")[0]
+    known = tfds.list_builders(with_community_datasets=False)
+    if base not in known and not os.path.isdir(os.path.join(directory, base)):
+        near = nearest(base, known)
+        raise UserError(f"data.name {name!r} is no data set that TFDS or nn_lib knows; {near}")
+    if base in builders.EMBEDDED:
+        _check_writable(directory, base)
+    try:
+        builder = tfds.builder(name, data_dir=directory, file_format="array_record")
+    except (ValueError, TypeError, AssertionError) as error:
+        detail = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        raise UserError(f"data.name {name!r} cannot be opened: {detail[:200]}") from error
+    if base in builders.EMBEDDED:
+        _build(builder, directory, base)
+        return builder
+    if not _is_prepared(builder):
+        raise UserError(
+            f"data set {name!r} is not prepared in {directory!r}. Name its folder by "
+            "--config.data.data_dir=, or prepare it once, with a network and TensorFlow at hand: "
+            f"tfds build {name} --file_format=array_record --data_dir={directory}"
+        )
+    stored = builder.info.file_format
+    if stored is not tfds.core.FileFormat.ARRAY_RECORD:
+        raise UserError(
+            f"data set {name!r} in {directory!r} is stored as {stored.value}, which only TensorFlow "
+            "reads; convert it: tfds convert_format --out_file_format=array_record "
+            f"--dataset_dir={builder.data_dir}"
+        )
+    return builder
+
+
+def kind(builder) -> tuple[str, tuple[str, ...]]:
+    """('examples', (input key, label key)) or ('text', (text key,)), from the data set's features."""
+    features = builder.info.features
+    keys = builder.info.supervised_keys
+    if keys:
+        key, label = keys[0], keys[1]
+        numeric = isinstance(key, str) and np.dtype(features[key].np_dtype).kind in "uif"
+        if numeric and isinstance(features[label], tfds.features.ClassLabel):
+            return "examples", (key, label)
+    texts = [key for key, value in features.items() if isinstance(value, tfds.features.Text)]
+    if len(texts) == 1 and len(features) == 1:
+        return "text", (texts[0],)
+    raise UserError(
+        f"data set {builder.info.full_name!r} has features {', '.join(features)}; nn_lib reads sets "
+        "of numeric inputs with class labels, and plain texts"
+    )
+
+
+def split_expressions(builder, train, validation, test) -> dict[str, str]:
+    """Split name -> TFDS expression; the data set's own splits where none is configured.
+
+    Without a validation split the last tenth of training is held out for it.
+    """
+    own = set(builder.info.splits)
+    if train is None:
+        if "train" not in own:
+            raise UserError(
+                f"data set {builder.info.full_name!r} has no split 'train' but "
+                f"{', '.join(sorted(own))}; name one by --config.data.train_split="
+            )
+        held_out = validation is None and "validation" not in own
+        train = "train[:90%]" if held_out else "train"
+        if held_out:
+            validation = "train[90%:]"
+    if validation is None:
+        validation = "validation" if "validation" in own else ""
+    if test is None:
+        test = "test" if "test" in own else ""
+    expressions = {"train": train, "validation": validation, "test": test}
+    expressions = {split: text for split, text in expressions.items() if text}
+    for split, expression in expressions.items():
+        with _split_errors(builder, split, expression):
+            if not builder.info.splits[expression].num_examples:
+                raise ValueError("it holds no examples")
+    return expressions
+
+
+def read_text(builder, expression: str, keys) -> str:
+    """All texts of a split, one newline between them."""
+    source = builder.as_data_source(split=expression)
+    texts = [example[keys[0]] for example in source.__getitems__(range(len(source)))]
+    return "\n".join(text.decode("utf-8") if isinstance(text, bytes) else text for text in texts)
+
+
+@contextlib.contextmanager
+def _split_errors(builder, split: str, expression: str):
+    try:
+        yield
+    except (ValueError, KeyError, AssertionError) as error:
+        raise UserError(
+            f"data.{split}_split {expression!r} is no split of {builder.info.full_name!r}; it has "
+            f"{', '.join(builder.info.splits)}, and parts such as 'train[:90%]' that are not empty"
+        ) from error
+
+
+def _is_prepared(builder) -> bool:
+    return (Path(builder.data_dir) / "dataset_info.json").exists()
+
+
+def _check_writable(directory: str, base: str) -> None:
+    """A clear error before TFDS touches a folder that cannot take an embedded data set."""
+    place = Path(directory)
+    if (place / base).is_dir():
+        return
+    with _write_errors(directory, base):
+        place.mkdir(parents=True, exist_ok=True)
+        if not os.access(place, os.W_OK):
+            raise PermissionError(errno.EACCES, "permission denied")
+
+
+def _build(builder, directory: str, base: str) -> None:
+    """Prepares an embedded data set; of several processes one builds and the others wait."""
+    if _is_prepared(builder):
+        return
+    lock = filelock.FileLock(os.path.join(directory, f".{base}.lock"))
+    with _write_errors(directory, base), lock:
+        if not _is_prepared(builder):
+            with _quiet():
+                builder.download_and_prepare()
+
+
+@contextlib.contextmanager
+def _write_errors(directory: str, base: str):
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write the data set {base!r} to {directory!r}: {error.strerror or error}; name "
+            "another folder by TFDS_DATA_DIR or --config.data.data_dir="
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet():
+    """TFDS's bars and banner for a second's work would bury the run's own lines."""
+    tfds.disable_progress_bar()
+    try:
+        with open(os.devnull, "w") as sink, contextlib.redirect_stdout(sink):
+            yield
+    finally:
+        tfds.enable_progress_bar()

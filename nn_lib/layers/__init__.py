@@ -1,0 +1,6 @@
+"""Layers: one time-independent transformation each, channels last, `[B, *spatial, C]`."""
+
+from nn_lib.layers.conv import Conv, convolve
+from nn_lib.layers.pooling import avg_pool, global_avg_pool, global_max_pool, max_pool
+
+__all__ = ["Conv", "avg_pool", "convolve", "global_avg_pool", "global_max_pool", "max_pool"]

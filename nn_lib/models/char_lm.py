@@ -1,0 +1,52 @@
+"""A character language model: embedding, stacked recurrent layers, next-character logits.
+
+Karpathy, "The unreasonable effectiveness of recurrent neural networks", 2015; Sutskever, Martens
+& Hinton 2011, "Generating text with recurrent neural networks".
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from nn_lib.recurrent import RNN, LSTMCell, Stacked
+
+
+class CharLM(nn.Module):
+    """`(tokens int[B, T], carry, reset) -> (logits [B, T, vocab_size], carry)`.
+
+    Attributes:
+      vocab_size: None is filled in from the corpus by `nn_lib.train.fit`.
+      cell: the cell of every layer; `num_layers` of them are stacked.
+      embedding: width of the character vectors; 0 reads one-hot vectors.
+      dropout: between the layers and before the output.
+    """
+
+    vocab_size: int | None = None
+    cell: nn.RNNCellBase = dataclasses.field(default_factory=lambda: LSTMCell(256))
+    num_layers: int = 1
+    embedding: int = 0
+    dropout: float = 0.0
+
+    def setup(self):
+        if self.embedding:
+            self.embed = nn.Embed(self.vocab_size, self.embedding)
+        self.recurrent = self._stack()
+        self.drop = nn.Dropout(self.dropout)
+        self.output = nn.Dense(self.vocab_size)
+
+    def __call__(self, inputs, carry=None, reset=None, mask=None, train: bool = False):
+        # One-hot times a kernel is a row look-up; the driver's projection does it as a product.
+        x = self.embed(inputs) if self.embedding else jnp.eye(self.vocab_size)[inputs]
+        carry, x = self.recurrent(x, mask=mask, reset=reset, initial_carry=carry, train=train)
+        x = self.drop(x, deterministic=not train)
+        return self.output(x).astype(jnp.float32), carry
+
+    @nn.nowrap
+    def initialize_carry(self, batch_size: int):
+        return self._stack().initialize_carry(batch_size)
+
+    @nn.nowrap
+    def _stack(self):
+        layers = [RNN(self.cell.clone(parent=None)) for _ in range(self.num_layers)]
+        return Stacked(layers, dropout=self.dropout)

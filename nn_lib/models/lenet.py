@@ -1,0 +1,43 @@
+"""LeNet-5 in its modern form.
+
+LeCun, Bottou, Bengio & Haffner 1998, "Gradient-based learning applied to document recognition".
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from nn_lib.checks import UserError
+from nn_lib.layers import Conv, max_pool
+
+
+class LeNet5(nn.Module):
+    """LeNet-5 with full connections into C3, plain max pooling and a linear output.
+
+    `[B, 32, 32, C] -> [B, num_classes]`: C1 6@28x28, S2 6@14x14, C3 16@10x10, S4 16@5x5, C5 120,
+    F6 84. With one input channel and 10 classes 61,706 parameters and 416,520 multiply-adds.
+    `num_classes=None` gives the 84 features.
+    """
+
+    num_classes: int | None = 10
+    activation: Callable = nn.relu
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        if images.ndim != 4 or images.shape[1:3] != (32, 32):
+            raise UserError(
+                f"LeNet5 expects images [B, 32, 32, C], got {list(images.shape)}; pad 28x28 digits "
+                "by 2 on every side"
+            )
+        f = self.activation
+        x = max_pool(f(Conv(6, (5, 5), dtype=self.dtype, name="C1")(images)), (2, 2))
+        x = max_pool(f(Conv(16, (5, 5), dtype=self.dtype, name="C3")(x)), (2, 2))
+        x = f(Conv(120, (5, 5), dtype=self.dtype, name="C5")(x)).reshape(x.shape[0], 120)
+        x = f(nn.Dense(84, dtype=self.dtype, name="F6")(x))
+        if self.num_classes is None:
+            return x
+        return nn.Dense(self.num_classes, dtype=self.dtype, name="output")(x).astype(jnp.float32)

@@ -1,0 +1,41 @@
+"""Linear predictor and multi-layer perceptron over flattened inputs."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class MLP(nn.Module):
+    """`v_l = activation(W_l v_{l-1} + b_l)` for every hidden width, then a linear layer.
+
+    `[B, ...] -> [B, num_classes]`; `num_classes=None` gives the last hidden features.
+    """
+
+    hidden: Sequence[int] = (100, 100)
+    num_classes: int | None = None
+    activation: Callable = nn.relu
+    dropout: float = 0.0
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
+        x = inputs.reshape(inputs.shape[0], -1)
+        for width in self.hidden:
+            x = self.activation(nn.Dense(width, dtype=self.dtype)(x))
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        if self.num_classes is None:
+            return x
+        return nn.Dense(self.num_classes, dtype=self.dtype)(x).astype(jnp.float32)
+
+
+class Linear(nn.Module):
+    """`y = W x + b` on the flattened input, `[B, ...] -> [B, num_classes]`."""
+
+    num_classes: int | None = None
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
+        return MLP(hidden=(), num_classes=self.num_classes, name="mlp")(inputs, train=train)

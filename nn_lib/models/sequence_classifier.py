@@ -1,0 +1,54 @@
+"""Many-to-one: a recurrent layer over the sequence, a linear layer over what it kept."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from nn_lib.checks import check_choice
+
+
+class SequenceClassifier(nn.Module):
+    """Classifies `[B, T, F]` sequences; `(inputs, ...) -> (logits [B, num_classes], carry)`.
+
+    Attributes:
+      layer: the sequence layer, such as `RNN(GRUCell(64))` or a `Bidirectional`.
+      readout: what the linear layer sees: 'all' the outputs of every step side by side (which
+        fixes T), their 'mean' over the unmasked steps, or the 'last' unmasked one.
+      num_classes: None gives the read-out features.
+    """
+
+    layer: nn.Module
+    readout: str = "last"
+    num_classes: int | None = None
+
+    @nn.compact
+    def __call__(self, inputs, carry=None, reset=None, mask=None, train: bool = False):
+        check_choice("SequenceClassifier.readout", self.readout, READOUTS)
+        carry, outputs = self.layer(inputs, mask=mask, reset=reset, initial_carry=carry)
+        if mask is None:
+            mask = jnp.ones(outputs.shape[:2], bool)
+        x = READOUTS[self.readout](outputs, mask)
+        if self.num_classes is not None:
+            x = nn.Dense(self.num_classes)(x).astype(jnp.float32)
+        return x, carry
+
+    @nn.nowrap
+    def initialize_carry(self, batch_size: int):
+        return self.layer.initialize_carry(batch_size)
+
+
+def _last(outputs: jax.Array, mask: jax.Array) -> jax.Array:
+    steps = outputs.shape[1]
+    index = jnp.max(jnp.where(mask, jnp.arange(steps), 0), axis=1)
+    return jnp.take_along_axis(outputs, index[:, None, None], axis=1)[:, 0]
+
+
+def _mean(outputs: jax.Array, mask: jax.Array) -> jax.Array:
+    return outputs.sum(1) / jnp.maximum(mask.sum(1, keepdims=True), 1)
+
+
+def _all(outputs: jax.Array, mask: jax.Array) -> jax.Array:
+    return outputs.reshape(outputs.shape[0], -1)
+
+
+READOUTS = {"last": _last, "mean": _mean, "all": _all}

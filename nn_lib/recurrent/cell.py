@@ -1,0 +1,81 @@
+"""The contract of a recurrent cell: weights once, an input product for all times, a pure step.
+
+A cell is a Flax `RNNCellBase`, so Flax's own `nn.RNN` runs it; our driver (`scan.RNN`) uses the
+three parts instead, so that the input product leaves the loop over time.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class Cell(nn.RNNCellBase):
+    """Base of the cells whose carry is `h [B, features]`.
+
+    Subclasses define `weights`, the only compact method, and the pure functions `project` and
+    `step`.
+    """
+
+    features: int
+    kernel_init: Callable = nn.initializers.lecun_normal()
+    recurrent_kernel_init: Callable = nn.initializers.orthogonal()
+    bias_init: Callable = nn.initializers.zeros
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    def __call__(self, carry, x: jax.Array):
+        """One step: `(carry, x [B, F]) -> (carry, output [B, features])`."""
+        w = self.weights(x.shape[-1])
+        return self.step(w, carry, self.project(w, x))
+
+    def weights(self, input_features: int):
+        raise NotImplementedError  # every cell has its own
+
+    @nn.nowrap
+    def project(self, w, x: jax.Array) -> jax.Array:
+        """The part of a step that does not need the carry; `x` may have any leading axes."""
+        return x
+
+    @nn.nowrap
+    def step(self, w, carry, projected: jax.Array):
+        raise NotImplementedError  # every cell has its own
+
+    @nn.nowrap
+    def initialize_carry(self, rng, input_shape: tuple[int, ...]):
+        """h = 0, in the dtype of the computation; `rng` is part of Flax's signature, unused."""
+        return jnp.zeros((*input_shape[:-1], self.features), self.dtype or self.param_dtype)
+
+    @property
+    def num_feature_axes(self) -> int:
+        return 1
+
+    @nn.nowrap
+    def affine_weights(
+        self, input_features: int, blocks: int, bias_init: Callable | None = None
+    ) -> dict[str, jax.Array]:
+        """`kernel [F, blocks H]`, `recurrent_kernel [H, blocks H]`, `bias [blocks H]`.
+
+        Every H x H block of the recurrent kernel is initialised by itself, so that an orthogonal
+        initialiser makes each gate's matrix orthogonal.
+        """
+        h = self.features
+
+        def by_block(key, shape, dtype):
+            keys = jax.random.split(key, blocks)
+            square = (shape[0], shape[1] // blocks)
+            parts = [self.recurrent_kernel_init(k, square, dtype) for k in keys]
+            return jnp.concatenate(parts, axis=1)
+
+        width = blocks * h
+        kernel = self.param("kernel", self.kernel_init, (input_features, width), self.param_dtype)
+        recurrent = self.param("recurrent_kernel", by_block, (h, width), self.param_dtype)
+        bias = self.param("bias", bias_init or self.bias_init, (width,), self.param_dtype)
+        dtype = self.dtype or self.param_dtype
+        return {
+            "kernel": kernel.astype(dtype),
+            "recurrent_kernel": recurrent.astype(dtype),
+            "bias": bias.astype(dtype),
+        }

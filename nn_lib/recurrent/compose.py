@@ -1,0 +1,75 @@
+"""Sequence layers made of sequence layers: several in a row, or one in each direction."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class Stacked(nn.Module):
+    """Layers in a row, each reading the outputs of the one below; the carry is their tuple.
+
+    Attributes:
+      layers: `RNN`s, `Bidirectional`s, or anything with their signature.
+      dropout: probability of dropping an activation between two layers.
+    """
+
+    layers: Sequence[nn.Module]
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(
+        self,
+        inputs: jax.Array,
+        *,
+        mask: jax.Array | None = None,
+        reset: jax.Array | None = None,
+        initial_carry=None,
+        train: bool = False,
+    ):
+        """`(inputs [B, T, F]) -> (carries, outputs [B, T, H])`, as `RNN`."""
+        carries = []
+        initial = (None,) * len(self.layers) if initial_carry is None else initial_carry
+        outputs = inputs
+        for index, (layer, carry) in enumerate(zip(self.layers, initial)):
+            if index:
+                outputs = nn.Dropout(self.dropout, deterministic=not train)(outputs)
+            carry, outputs = layer(outputs, mask=mask, reset=reset, initial_carry=carry)
+            carries.append(carry)
+        return tuple(carries), outputs
+
+    @nn.nowrap
+    def initialize_carry(self, batch_size: int):
+        return tuple(layer.initialize_carry(batch_size) for layer in self.layers)
+
+
+class Bidirectional(nn.Module):
+    """One layer forward in time and one backward; the outputs are concatenated `[B, T, 2H]`.
+
+    The backward pass starts at each sequence's own end, since masked steps leave a carry as it
+    is. Schuster & Paliwal 1997.
+    """
+
+    forward: nn.Module
+    backward: nn.Module
+
+    @nn.compact
+    def __call__(
+        self,
+        inputs: jax.Array,
+        *,
+        mask: jax.Array | None = None,
+        reset: jax.Array | None = None,
+        initial_carry=None,
+    ):
+        """As `RNN`; the carry is the pair (forward's, backward's)."""
+        first, second = (None, None) if initial_carry is None else initial_carry
+        arguments = {"mask": mask, "reset": reset}
+        ahead, left = self.forward(inputs, initial_carry=first, **arguments)
+        back, right = self.backward(inputs, initial_carry=second, **arguments)
+        return (ahead, back), jnp.concatenate([left, right], axis=-1)
+
+    @nn.nowrap
+    def initialize_carry(self, batch_size: int):
+        return self.forward.initialize_carry(batch_size), self.backward.initialize_carry(batch_size)

@@ -1,0 +1,53 @@
+"""The gated recurrent unit, in the lectures' form and in cuDNN's."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from nn_lib.recurrent.cell import Cell
+
+
+class GRUCell(Cell):
+    """Gated recurrent unit; the carry and the output are `h [B, H]`.
+
+    ```
+    r_t = sigma(W_xr x_t + W_hr h_{t-1} + b_r)
+    z_t = sigma(W_xz x_t + W_hz h_{t-1} + b_z)
+    n_t = tanh(W_xh x_t + W_hh (r_t . h_{t-1}) + b_h)
+    h_t = z_t . h_{t-1} + (1 - z_t) . n_t
+    ```
+    Column blocks of the kernels are in the order r, z, n.
+
+    Attributes:
+      reset_after: the form of cuDNN, torch and Flax,
+        `n_t = tanh(W_xh x_t + b_h + r_t . (W_hh h_{t-1} + b_hn))`, which has one more bias.
+
+    Cho et al. 2014, "Learning phrase representations using RNN encoder-decoder".
+    """
+
+    reset_after: bool = False
+
+    @nn.compact
+    def weights(self, input_features: int):
+        w = self.affine_weights(input_features, blocks=3)
+        if self.reset_after:
+            b_hn = self.param("bias_hn", self.bias_init, (self.features,), self.param_dtype)
+            w["bias_hn"] = b_hn.astype(w["bias"].dtype)
+        return w
+
+    @nn.nowrap
+    def project(self, w, x):
+        return x @ w["kernel"] + w["bias"]
+
+    @nn.nowrap
+    def step(self, w, carry, projected):
+        h, split = carry, 2 * self.features
+        W_rz, W_hh = w["recurrent_kernel"][:, :split], w["recurrent_kernel"][:, split:]
+        x_rz, x_n = projected[..., :split], projected[..., split:]
+        r, z = jnp.split(jax.nn.sigmoid(x_rz + h @ W_rz), 2, axis=-1)
+        if self.reset_after:
+            n = jnp.tanh(x_n + r * (h @ W_hh + w["bias_hn"]))
+        else:
+            n = jnp.tanh(x_n + (r * h) @ W_hh)
+        h = z * h + (1 - z) * n
+        return h, h

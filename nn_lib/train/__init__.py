@@ -1,0 +1,7 @@
+"""Training: an `Experiment` in, a work directory out."""
+
+from nn_lib.train.config import Experiment
+from nn_lib.train.loop import fit
+from nn_lib.train.state import TrainState
+
+__all__ = ["Experiment", "TrainState", "fit"]

@@ -1,0 +1,193 @@
+"""Checkpoints: the only file that knows Orbax.
+
+A checkpoint holds the leaves of the training state by their paths, and a JSON note with a checksum
+of every leaf, the resolved config, the vocabulary and the best step so far. Damage that the file
+format does not notice shows in the checksums.
+"""
+
+import dataclasses
+import json
+import logging
+import shutil
+import zlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from nn_lib.checks import UserError
+
+log = logging.getLogger("nn_lib")
+
+
+@dataclasses.dataclass
+class Checkpoints:
+    """The checkpoints of a work directory.
+
+    Attributes:
+      folder: where they lie, one folder a step.
+      keep: how many of the latest stay.
+      best_step: a step that stays however old it is.
+    """
+
+    folder: Path
+    keep: int = 2
+    best_step: int | None = None
+
+    def __post_init__(self):
+        self.folder = Path(self.folder).absolute()
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=self,
+                cleanup_tmp_directories=True,
+                enable_async_checkpointing=True,
+            ),
+            item_names=("state", "note"),
+        )
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        """Orbax asks which checkpoints stay: the latest and the best."""
+        latest = {checkpoint.step for checkpoint in checkpoints[-self.keep :]}
+        return [c.step in latest or c.step == self.best_step for c in checkpoints]
+
+    def steps(self) -> list[int]:
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: Any, note: dict[str, Any]) -> None:
+        """Starts to save; the files are written while training goes on."""
+        if step in self.steps():
+            return
+        leaves = leaves_by_path(state)
+        note = {**note, "checksums": checksums(leaves)}
+        note["note_checksum"] = _json_checksum(note)
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(leaves), note=ocp.args.JsonSave(note)
+        )
+        if not self._manager.save(step, args=items):
+            raise RuntimeError(f"the checkpoint of step {step} was not saved")
+
+    def restore(self, step: int, target: Any) -> tuple[Any, dict[str, Any]]:
+        """The state (in the structure, shapes and dtypes of `target`) and the note of a step.
+
+        Raises:
+          Damaged: the files are incomplete or do not hold what was saved.
+        """
+        wanted = leaves_by_path(target)
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, wanted)
+        try:
+            items = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(abstract), note=ocp.args.JsonRestore()
+                ),
+            )
+            leaves, note = items["state"], items["note"]
+            found = checksums(leaves)
+            note_checksum = note.pop("note_checksum")
+        except Exception as error:  # Orbax raises bare Exceptions for damaged files
+            raise Damaged(f"cannot be read ({_first_line(error)})") from error
+        if note_checksum != _json_checksum(note):
+            raise Damaged("has a note that does not match its checksum")
+        wrong = [path for path, value in found.items() if note["checksums"].get(path) != value]
+        if wrong:
+            raise Damaged(f"does not match its checksums at {', '.join(wrong[:3])}")
+        structure = jax.tree.structure(target)
+        return jax.tree.unflatten(structure, [leaves[path] for path in wanted]), note
+
+    def restore_latest(self, target: Any) -> tuple[int, Any, dict[str, Any]] | None:
+        """The newest intact (step, state, note); None where there are no checkpoints.
+
+        A damaged checkpoint is reported, moved to `damaged_checkpoints`, and the one before it is
+        tried.
+
+        Raises:
+          UserError: there are checkpoints, but none is intact.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                state, note = self.restore(step, target)
+            except Damaged as damage:
+                log.warning("checkpoint %d %s; falling back to the one before it", step, damage)
+                self._set_aside(step)
+                continue
+            return step, state, note
+        if steps:
+            raise UserError(
+                f"none of the checkpoints in {str(self.folder)!r} is intact (steps "
+                f"{', '.join(map(str, steps))}); remove the work directory to start over"
+            )
+        return None
+
+    def note(self, step: int) -> dict[str, Any]:
+        """The JSON note alone, which needs no target."""
+        items = self._manager.restore(step, args=ocp.args.Composite(note=ocp.args.JsonRestore()))
+        return items["note"]
+
+    def wait(self) -> None:
+        """Returns when everything is on disk; an error of a save in the background is raised."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self._manager.close()
+
+    def _set_aside(self, step: int) -> None:
+        aside = self.folder.parent / "damaged_checkpoints"
+        aside.mkdir(exist_ok=True)
+        shutil.rmtree(aside / str(step), ignore_errors=True)
+        (self.folder / str(step)).rename(aside / str(step))
+        self._manager.reload()
+
+
+class Damaged(Exception):
+    """A checkpoint whose files are incomplete or hold something else than was saved."""
+
+
+def leaves_by_path(tree: Any) -> dict[str, Any]:
+    """The leaves by dotted path, so that the files do not depend on Optax's or Flax's classes."""
+    pairs = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in pairs}
+
+
+def checksums(leaves: dict[str, Any]) -> dict[str, int]:
+    """A 32-bit checksum of the bits of every leaf, computed where the leaf lies.
+
+    Each 32-bit word is mixed with its position by a bijection and the results are added modulo
+    2^32: one changed word always shows, others with probability 1 - 2^-32, and the sum is the same
+    on any number of devices.
+    """
+    return {path: int(value) for path, value in jax.device_get(_checksums(leaves)).items()}
+
+
+@jax.jit
+def _checksums(leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return {path: _checksum(leaf) for path, leaf in leaves.items()}
+
+
+def _checksum(leaf: jax.Array) -> jax.Array:
+    if leaf.dtype == jnp.bool_:
+        words = leaf.astype(jnp.uint32)
+    elif leaf.dtype.itemsize >= 4:
+        words = jax.lax.bitcast_convert_type(leaf, jnp.uint32)
+    else:
+        unsigned = {1: jnp.uint8, 2: jnp.uint16}[leaf.dtype.itemsize]
+        words = jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
+    words = words.reshape(-1)
+    place = jax.lax.iota(jnp.uint32, words.size) * np.uint32(0x9E3779B9)
+    x = words ^ place
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):  # MurmurHash3's finaliser
+        x = (x ^ (x >> shift)) * np.uint32(factor)
+    return jnp.sum(x ^ (x >> 16), dtype=jnp.uint32)
+
+
+def _json_checksum(note: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(note, sort_keys=True).encode())
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:120]

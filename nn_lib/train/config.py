@@ -1,0 +1,128 @@
+"""The one description of a run, and the rules that its fields obey."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+
+from nn_lib.checks import UserError
+from nn_lib.data import DataConfig, DataSet
+from nn_lib.optim import OptimizerConfig, build_optimizer
+from nn_lib.train import codec
+
+
+@dataclasses.dataclass
+class Experiment:
+    """Everything that decides what a run computes.
+
+    Attributes:
+      model: a Flax module; its `num_classes` or `vocab_size` of None is filled in from the data.
+      objective: one of `nn_lib.objectives`, or a function with their signature.
+      data: which data, and how it is prepared.
+      optimizer: which update.
+      batch_size: examples (or text streams) in a global batch; 0 means the whole training split.
+      num_steps: updates in all.
+      eval_every: steps between evaluations on the validation split; 0 means at the end only.
+      checkpoint_every: steps between checkpoints; 0 means at the end and at each new best only.
+      log_every: steps that one line of training metrics averages.
+      seed: of the initialisation, the order of the data and all noise.
+      eval_batch_size: examples (or text streams) in an evaluation batch; changes no result but
+        that more text streams begin without context.
+      select_by: the validation metric that names the best checkpoint.
+      select_mode: 'max' or 'min'.
+      evaluate_with: parameters of the final evaluation, the 'best' checkpoint's or the 'last'.
+      keep_checkpoints: how many of the latest checkpoints stay; the best always stays too.
+      max_bad_steps: consecutive steps with a non-finite loss or gradient after which a run stops.
+    """
+
+    model: nn.Module
+    objective: Callable
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    batch_size: int = 100
+    num_steps: int = 1000
+    eval_every: int = 500
+    checkpoint_every: int = 500
+    log_every: int = 100
+    seed: int = 0
+    eval_batch_size: int = 250
+    select_by: str = "loss"
+    select_mode: str = "min"
+    evaluate_with: str = "best"
+    keep_checkpoints: int = 2
+    max_bad_steps: int = 20
+
+
+# Fields that a run may be continued with changed: they do not decide what a step computes.
+FREE = (
+    "eval_every",
+    "checkpoint_every",
+    "log_every",
+    "keep_checkpoints",
+    "max_bad_steps",
+    "data.data_dir",
+    "data.path",
+    "data.in_memory_limit",
+)
+
+
+def check(experiment: Experiment) -> None:
+    """Raises UserError for the first field that cannot be meant."""
+    at_least = {
+        "batch_size": 0,
+        "num_steps": 1,
+        "eval_every": 0,
+        "checkpoint_every": 0,
+        "log_every": 1,
+        "seed": 0,
+        "eval_batch_size": 1,
+        "keep_checkpoints": 1,
+        "max_bad_steps": 1,
+    }
+    for name, least in at_least.items():
+        value = getattr(experiment, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            zero = " (0 means the whole training split)" if name == "batch_size" else ""
+            raise UserError(f"{name} must be a whole number of at least {least}{zero}, got {value!r}")
+    if experiment.seed >= 2**32:
+        raise UserError(f"seed must be below 2**32, got {experiment.seed}")
+    for name, choices in (("select_mode", ("max", "min")), ("evaluate_with", ("best", "last"))):
+        if getattr(experiment, name) not in choices:
+            raise UserError(f"{name} must be {' or '.join(choices)}, got {getattr(experiment, name)!r}")
+    if experiment.data.sequence_length < 1:
+        raise UserError(
+            f"data.sequence_length must be at least 1, got {experiment.data.sequence_length}"
+        )
+
+
+def resolve(experiment: Experiment, data: DataSet) -> Experiment:
+    """The experiment with every field that only data or other fields know filled in.
+
+    `num_classes` and `vocab_size` of the model, the length of a decaying schedule. The optimizer
+    is built once here, so that its mistakes show before anything is written.
+    """
+    model = experiment.model
+    for name, size in data.sizes.items():
+        if hasattr(model, name):
+            asked = getattr(model, name)
+            if asked is None:
+                model = model.clone(**{name: size})
+            elif asked < size:
+                raise UserError(
+                    f"model.{name} is {asked}, but data set {data.name!r} has {size}; leave it None"
+                )
+    optimizer = experiment.optimizer
+    if optimizer.schedule != "constant" and optimizer.decay_steps is None:
+        optimizer = dataclasses.replace(optimizer, decay_steps=experiment.num_steps)
+    build_optimizer(optimizer)
+    return dataclasses.replace(experiment, model=model, optimizer=optimizer)
+
+
+def conflicts(before: dict[str, Any], after: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Fields in which a run to be continued (`before`, encoded) differs from what is asked.
+
+    `num_steps` is free too; where a schedule depends on it, `optimizer.decay_steps` differs.
+    """
+    found = codec.differences(before, after)
+    return {name: pair for name, pair in found.items() if name not in (*FREE, "num_steps")}

@@ -1,0 +1,296 @@
+"""The one training loop: `fit` runs any experiment, resumes it exactly, and writes what it found."""
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from nn_lib import metrics
+from nn_lib.checks import UserError
+from nn_lib.data import DataSet, load
+from nn_lib.data.batches import prefetch, training_batches
+from nn_lib.optim import build_optimizer
+from nn_lib.train import codec, pictures
+from nn_lib.train import workdir as files
+from nn_lib.train.checkpoint import Checkpoints, Damaged
+from nn_lib.train.config import Experiment, check, resolve
+from nn_lib.train.evaluation import evaluate
+from nn_lib.train.interrupt import Interrupted, stop_on_signals
+from nn_lib.train.state import TrainState, create_state
+from nn_lib.train.step import make_eval_step, make_train_step, prepared
+from nn_lib.train.writer import Progress, Writer
+
+
+class Diverged(RuntimeError):
+    """Too many steps in a row had a loss or gradient that was not finite."""
+
+
+def fit(experiment: Experiment, workdir: str | Path, *, quiet: bool = False) -> dict[str, Any]:
+    """Trains the experiment in its work directory, or continues it there, and evaluates it.
+
+    The same call after a kill at any moment ends with the same bits, on the same kind of device.
+
+    Returns:
+      The content of `summary.json`: `{"test": {"accuracy": ..., "loss": ...}, ...}`.
+
+    Raises:
+      UserError: a mistake in the experiment, its data or the directory; nothing was written.
+      Interrupted: SIGTERM or SIGINT; the state was saved first.
+      Diverged: `max_bad_steps` steps in a row were not finite; the last checkpoint is intact.
+    """
+    run = Run.prepare(experiment)
+    with files.claim(workdir, run.experiment, files.DataFacts.of(run.data)) as path:
+        checkpoints = Checkpoints(path / files.CHECKPOINTS, keep=run.experiment.keep_checkpoints)
+        try:
+            with stop_on_signals() as stop:
+                state, best = _train(run, path, checkpoints, stop, quiet)
+                if stop.number is not None:
+                    raise Interrupted(stop.number, int(state.step))
+            return _finish(run, path, checkpoints, state, best)
+        finally:
+            checkpoints.close()
+
+
+@dataclasses.dataclass
+class Run:
+    """An experiment with its data read, its functions built and its first state made.
+
+    Attributes:
+      experiment: with every field resolved.
+      train_step: jitted; the old state's memory becomes the new one's.
+      eval_step: jitted.
+      schedule: learning rate as a function of the updates made.
+    """
+
+    experiment: Experiment
+    data: DataSet
+    batches: Any
+    initial_state: TrainState
+    train_step: Callable
+    eval_step: Callable
+    schedule: Callable
+
+    @classmethod
+    def prepare(cls, experiment: Experiment) -> "Run":
+        """Reads the data and builds everything; raises UserError, writes nothing."""
+        check(experiment)
+        data = load(experiment.data)
+        process = (jax.process_index(), jax.process_count())
+        batches = training_batches(data, experiment.batch_size, experiment.seed, process)
+        experiment = resolve(experiment, data)
+        model, objective = experiment.model, experiment.objective
+        optimizer, schedule = build_optimizer(experiment.optimizer)
+        first = prepared(batches.at(0), experiment.data.prepare)
+        carry = model.initialize_carry(len(first["inputs"])) if batches.continuous else None
+        state = create_state(model, objective, optimizer, first, carry, experiment.seed)
+        train_step = make_train_step(
+            model,
+            objective,
+            optimizer,
+            prepare=experiment.data.prepare,
+            augment=experiment.data.augment,
+            log_every=experiment.log_every,
+        )
+        eval_step = make_eval_step(model, objective, prepare=experiment.data.prepare)
+        return cls(
+            experiment=experiment,
+            data=data,
+            batches=batches,
+            initial_state=state,
+            train_step=jax.jit(train_step, donate_argnums=0),
+            eval_step=jax.jit(eval_step),
+            schedule=schedule,
+        )
+
+    def measure(self, state: TrainState, split: str) -> dict[str, tuple]:
+        """{name: (sum, count)} over a split."""
+        variables = {"params": state.params, **state.model_state}
+        size = self.experiment.eval_batch_size
+        return evaluate(self.eval_step, variables, self.experiment.model, self.data, split, size)
+
+    @property
+    def parameters(self) -> int:
+        return sum(leaf.size for leaf in jax.tree.leaves(self.initial_state.params))
+
+
+@dataclasses.dataclass
+class Best:
+    """The best validation metric so far, over finite values only, and its step."""
+
+    step: int | None = None
+    value: float | None = None
+
+    def improved_by(self, value: float, mode: str) -> bool:
+        if not math.isfinite(value):
+            return False
+        return self.value is None or (value > self.value if mode == "max" else value < self.value)
+
+
+def _train(run: Run, path: Path, checkpoints: Checkpoints, stop, quiet: bool):
+    """Runs the remaining steps; returns the state and the best, both of them saved."""
+    experiment = run.experiment
+    state, best, start = _resume(run, checkpoints)
+    if start > experiment.num_steps:
+        raise UserError(
+            f"the run in {str(path)!r} is at step {start}, beyond num_steps {experiment.num_steps}"
+        )
+    writer = Writer(path, start=start)
+    progress = Progress(
+        start=start, stop=experiment.num_steps, batch_size=run.batches.batch_size, quiet=quiet
+    )
+    progress.say(_headline(run, path, start))
+    validate = "validation" in run.data.readers
+    saved = start if start else None
+    clock = time.monotonic()
+    clock_step = start
+    try:
+        for step, batch in enumerate(prefetch(run.batches, start, experiment.num_steps), start + 1):
+            state = run.train_step(state, batch)
+            progress.advance()
+            last = step == experiment.num_steps
+
+            if step % experiment.log_every == 0 or last:
+                values = _training_metrics(run, state)
+                now = time.monotonic()
+                rate = (step - clock_step) / (now - clock)
+                clock, clock_step = now, step
+                writer.metrics(step, "train", values)
+                writer.timing(
+                    step,
+                    "train",
+                    steps_per_second=rate,
+                    examples_per_second=rate * run.batches.batch_size,
+                )
+                progress.note({"loss": values["loss"]})
+                _stop_if_diverged(run, state, step)
+
+            new_best = False
+            if validate and (last or _due(step, experiment.eval_every)):
+                began = time.monotonic()
+                values = metrics.means(run.measure(state, "validation"))
+                writer.metrics(step, "validation", values)
+                writer.timing(step, "evaluate", seconds=time.monotonic() - began)
+                clock += time.monotonic() - began
+                value = _selected(experiment, values)
+                new_best = best.improved_by(value, experiment.select_mode)
+                if new_best:
+                    best = Best(step, value)
+                    checkpoints.best_step = step
+
+            asked = stop.number is not None
+            if last or asked or new_best or _due(step, experiment.checkpoint_every):
+                began = time.monotonic()
+                if not int(state.bad_steps):
+                    checkpoints.save(step, state, _note(run, best))
+                    saved = step
+                _stop_if_diverged(run, state, step)
+                writer.timing(step, "checkpoint", seconds=time.monotonic() - began)
+                clock += time.monotonic() - began
+            if asked:
+                break
+        checkpoints.wait()
+    finally:
+        progress.close()
+        writer.close()
+    return state, best
+
+
+def _resume(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, Best, int]:
+    """The newest intact state, or the initial one, with the best so far and the step."""
+    found = checkpoints.restore_latest(run.initial_state)
+    if found is None:
+        return run.initial_state, Best(), 0
+    step, state, note = found
+    best = Best(**note["best"])
+    checkpoints.best_step = best.step
+    return state, best, step
+
+
+def _finish(run: Run, path: Path, checkpoints: Checkpoints, state: TrainState, best: Best):
+    """Evaluates on every split, draws the pictures, writes the summary."""
+    experiment = run.experiment
+    if experiment.evaluate_with == "best" and best.step not in (None, int(state.step)):
+        try:
+            state, _ = checkpoints.restore(best.step, state)
+        except Damaged as damage:
+            files_note = f"checkpoint {best.step}, the best, {damage}"
+            raise UserError(f"{files_note}; evaluate the last by --config.evaluate_with=last") from None
+    summary: dict[str, Any] = {
+        "parameters": run.parameters,
+        "steps": experiment.num_steps,
+        "evaluated_step": int(state.step),
+        "skipped_steps": int(state.skipped_steps),
+    }
+    for split in ("validation", "test"):
+        if split in run.data.readers:
+            pairs = run.measure(state, split)
+            summary[split] = metrics.means(pairs)
+            if "confusion" in pairs:
+                names = run.data.class_names
+                pictures.confusion_matrix(path, pairs["confusion"][0], names, split)
+    shown = [name for name in ("loss", "accuracy", "bits_per_character") if _is_measured(run, name)]
+    pictures.learning_curve(path, tuple(shown))
+    files.write_atomically(path / files.SUMMARY, json.dumps(summary, indent=2))
+    return summary
+
+
+def _training_metrics(run: Run, state: TrainState) -> dict[str, float]:
+    """Means since the last line, the learning rate, and the number of skipped steps."""
+    sums, skipped, step = jax.device_get((state.metrics, state.skipped_steps, state.step))
+    values = metrics.means(sums)
+    values["learning_rate"] = float(run.schedule(jnp.asarray(step - skipped - 1)))
+    values["skipped_steps"] = float(skipped)
+    return values
+
+
+def _stop_if_diverged(run: Run, state: TrainState, step: int) -> None:
+    bad = int(state.bad_steps)
+    if bad >= run.experiment.max_bad_steps:
+        raise Diverged(
+            f"the loss or its gradient was not finite in each of the last {bad} steps (at step "
+            f"{step}); the last good checkpoint is intact. Lower optimizer.learning_rate, or set "
+            "optimizer.clip_norm"
+        )
+
+
+def _selected(experiment: Experiment, values: dict[str, float]) -> float:
+    if experiment.select_by not in values:
+        raise UserError(
+            f"select_by {experiment.select_by!r} is no metric of the objective; there are "
+            f"{', '.join(sorted(values))}"
+        )
+    return values[experiment.select_by]
+
+
+def _note(run: Run, best: Best) -> dict[str, Any]:
+    """What a checkpoint remembers beside the state."""
+    vocabulary = run.data.vocabulary
+    return {
+        "best": dataclasses.asdict(best),
+        "experiment": codec.encode(run.experiment),
+        "vocabulary": vocabulary and list(vocabulary.characters),
+    }
+
+
+def _headline(run: Run, path: Path, start: int) -> str:
+    device = jax.devices()[0]
+    begin = f"resumes at step {start:,}" if start else "starts"
+    return (
+        f"{type(run.experiment.model).__name__} with {run.parameters:,} parameters on "
+        f"{run.data.name}: {begin}, {run.experiment.num_steps:,} steps, {jax.device_count()} x "
+        f"{device.device_kind}, work directory {path}"
+    )
+
+
+def _is_measured(run: Run, name: str) -> bool:
+    return name in run.initial_state.metrics
+
+
+def _due(step: int, every: int) -> bool:
+    return bool(every) and step % every == 0

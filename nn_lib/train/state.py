@@ -1,0 +1,67 @@
+"""The training state: one pytree of data that is all a run needs to go on."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a step reads and replaces; no functions, so it saves and shards as data.
+
+    Attributes:
+      step: steps taken, also the number of the next batch: the data position.
+      params: the model's parameters.
+      model_state: its mutable collections, such as batch statistics.
+      opt_state: the optimizer's.
+      carry: the recurrent state that the next window continues from; None without one.
+      rng: key data from which every step folds its own keys.
+      metrics: {name: (sum, count)} since the last line of training metrics.
+      bad_steps: consecutive steps skipped for a loss or gradient that was not finite.
+      skipped_steps: such steps in all.
+    """
+
+    step: jax.Array
+    params: Any
+    model_state: Any
+    opt_state: Any
+    carry: Any
+    rng: jax.Array
+    metrics: dict[str, tuple[jax.Array, jax.Array]]
+    bad_steps: jax.Array
+    skipped_steps: jax.Array
+
+
+def create_state(model, objective, optimizer, batch, carry, seed: int) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      batch: an example batch; only its shapes matter, apart from what the model's init reads.
+      carry: the initial recurrent state, or None.
+      seed: of the parameters and of all later noise.
+    """
+    init_key, run_key = jax.random.split(jax.random.key(seed))
+    variables = model.init(init_key, batch["inputs"])
+    params = variables["params"]
+    model_state = {name: tree for name, tree in variables.items() if name != "params"}
+
+    def measure(variables, batch, carry):
+        rngs = {"dropout": run_key}
+        return objective(model, variables, batch, rngs, carry, True)[1]
+
+    names = [*jax.eval_shape(measure, variables, batch, carry), "gradient_norm", "update_to_weight"]
+    zero = jnp.zeros((), jnp.float32)
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        model_state=model_state,
+        opt_state=optimizer.init(params),
+        carry=carry,
+        rng=jax.random.key_data(run_key),
+        metrics={name: (zero, zero) for name in sorted(names)},
+        bad_steps=jnp.zeros((), jnp.int32),
+        skipped_steps=jnp.zeros((), jnp.int32),
+    )
+    return jax.tree.map(jnp.copy, state)  # a donated state must not hold one buffer twice

@@ -1,0 +1,90 @@
+"""One training step and one evaluation step, as pure functions to jit."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from nn_lib.train.state import TrainState
+
+
+def make_train_step(
+    model,
+    objective: Callable,
+    optimizer: optax.GradientTransformation,
+    *,
+    prepare: Callable | None = None,
+    augment: Callable | None = None,
+    log_every: int = 1,
+) -> Callable[[TrainState, dict], TrainState]:
+    """The function `(state, batch) -> state`.
+
+    A step whose loss, gradient or update is not finite leaves parameters, optimizer, statistics
+    and carry as they were and is counted. The sums of the metrics start anew after every
+    `log_every` steps.
+    """
+
+    def step(state: TrainState, batch: dict) -> TrainState:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+        augment_key, dropout_key = jax.random.split(key)
+        batch = prepared(batch, prepare)
+        if augment is not None:
+            batch = augment(augment_key, batch)
+
+        def loss_of(params):
+            variables = {"params": params, **state.model_state}
+            rngs = {"dropout": dropout_key}
+            loss, *rest = objective(model, variables, batch, rngs, state.carry, True)
+            return loss, rest
+
+        (loss, (measured, model_state, carry)), gradient = jax.value_and_grad(
+            loss_of, has_aux=True
+        )(state.params)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+
+        gradient_norm, update_norm = optax.global_norm(gradient), optax.global_norm(updates)
+        ratio = update_norm / jnp.maximum(optax.global_norm(state.params), 1e-12)
+        good = jnp.isfinite(loss) & jnp.isfinite(gradient_norm) & jnp.isfinite(update_norm)
+        measured |= {"gradient_norm": (gradient_norm, 1.0), "update_to_weight": (ratio, 1.0)}
+
+        def keep(new, old):
+            return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
+
+        sums = jax.tree.map(lambda x: jnp.where(state.step % log_every == 0, 0, x), state.metrics)
+        added = jax.tree.map(jnp.add, sums, {name: measured[name] for name in sums})
+        return TrainState(
+            step=state.step + 1,
+            params=keep(params, state.params),
+            model_state=keep(model_state, state.model_state),
+            opt_state=keep(opt_state, state.opt_state),
+            carry=keep(carry, state.carry),
+            rng=state.rng,
+            metrics=keep(added, sums),
+            bad_steps=jnp.where(good, 0, state.bad_steps + 1),
+            skipped_steps=state.skipped_steps + ~good,
+        )
+
+    return step
+
+
+def make_eval_step(model, objective: Callable, *, prepare: Callable | None = None) -> Callable:
+    """The function `(variables, batch, carry) -> ({name: (sum, count)}, carry)`, without noise."""
+
+    def step(variables, batch, carry):
+        batch = prepared(batch, prepare)
+        _, measured, _, carry = objective(model, variables, batch, {}, carry, False)
+        return measured, carry
+
+    return step
+
+
+def prepared(batch: dict, prepare: Callable | None) -> dict:
+    """The batch with `prepare` applied to its inputs; bytes become 0..1 where there is none."""
+    inputs = batch["inputs"]
+    if prepare is not None:
+        inputs = prepare(inputs)
+    elif inputs.dtype == jnp.uint8:
+        inputs = inputs.astype(jnp.float32) / 255
+    return {**batch, "inputs": inputs}

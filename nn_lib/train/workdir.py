@@ -1,0 +1,169 @@
+"""A work directory: whose run it holds, and the files that make it enough by itself."""
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from nn_lib.checks import UserError
+from nn_lib.data import DataSet
+from nn_lib.data.text import Vocabulary
+from nn_lib.train import codec
+from nn_lib.train.config import Experiment, conflicts
+
+CONFIG, DATA, METRICS, TIMINGS, SUMMARY, CHECKPOINTS = (
+    "config.json",
+    "data.json",
+    "metrics.jsonl",
+    "timings.jsonl",
+    "summary.json",
+    "checkpoints",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataFacts:
+    """What a run remembers of its data: enough to use the model, and to notice other data."""
+
+    fingerprint: int
+    class_names: tuple[str, ...] | None
+    vocabulary: Vocabulary | None
+
+    @classmethod
+    def of(cls, data: DataSet) -> "DataFacts":
+        return cls(data.split("train").fingerprint(), data.class_names, data.vocabulary)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "fingerprint": self.fingerprint,
+            "class_names": self.class_names and list(self.class_names),
+            "vocabulary": self.vocabulary and list(self.vocabulary.characters),
+        }
+
+
+@contextlib.contextmanager
+def claim(workdir: str | Path, experiment: Experiment, facts: DataFacts) -> Iterator[Path]:
+    """Makes the directory this run's own while the context lasts.
+
+    Everything is checked before anything is written.
+
+    Raises:
+      UserError: it holds another experiment, other data or foreign files, cannot be written, or
+        another process is training in it.
+    """
+    path = Path(workdir).expanduser()
+    encoded = codec.encode(experiment)
+    _check_vacant_or_same(path, encoded, facts)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(path / ".lock", blocking=False)
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise UserError(f"another process is training in {str(path)!r}; let it end first") from error
+    except OSError as error:
+        raise UserError(
+            f"cannot write the work directory {str(path)!r}: {error.strerror or error}; choose "
+            "another --workdir"
+        ) from error
+    try:
+        write_atomically(path / DATA, json.dumps(facts.to_json(), ensure_ascii=False))
+        write_atomically(path / CONFIG, json.dumps(encoded, indent=2))
+        yield path
+    finally:
+        lock.release()
+
+
+def read_experiment(workdir: str | Path, trusted: tuple[str, ...] = codec.TRUSTED) -> Experiment:
+    """The experiment of a work directory.
+
+    Raises:
+      UserError: no work directory, or a config.json that does not describe an experiment.
+    """
+    experiment = codec.decode(_read_json(Path(workdir).expanduser() / CONFIG), trusted)
+    if not isinstance(experiment, Experiment):
+        raise UserError(f"{str(workdir)!r} holds a config.json that is no Experiment")
+    return experiment
+
+
+def read_facts(workdir: str | Path) -> DataFacts:
+    """The class names and vocabulary that the run of a work directory was trained with."""
+    data = _read_json(Path(workdir).expanduser() / DATA)
+    names, characters = data["class_names"], data["vocabulary"]
+    return DataFacts(
+        fingerprint=data["fingerprint"],
+        class_names=names and tuple(names),
+        vocabulary=characters and Vocabulary(tuple(characters)),
+    )
+
+
+def drop_lines_after(file: Path, step: int) -> None:
+    """Removes what a killed run wrote beyond the step it resumes from, half a line included."""
+    if not file.exists():
+        return
+    kept = []
+    for line in file.read_text().splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+    write_atomically(file, "".join(kept))
+
+
+def write_atomically(file: Path, text: str) -> None:
+    """The file holds its old content or all of the new one, whenever the process is killed."""
+    temporary = file.with_name(f".{file.name}.tmp")
+    with open(temporary, "w", encoding="utf-8") as handle:
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())
+    temporary.replace(file)
+
+
+def _check_vacant_or_same(path: Path, encoded: dict, facts: DataFacts) -> None:
+    if path.exists() and not path.is_dir():
+        raise UserError(f"the work directory {str(path)!r} is a file; choose another --workdir")
+    if not path.exists() or not any(not p.name.startswith(".") for p in path.iterdir()):
+        return
+    if not (path / CONFIG).exists():
+        if {p.name for p in path.iterdir() if not p.name.startswith(".")} == {DATA}:
+            return  # killed between its first two files
+        raise UserError(
+            f"the work directory {str(path)!r} holds other files and no config.json; choose a new or "
+            "an empty one"
+        )
+    found = conflicts(_read_json(path / CONFIG), encoded)
+    if found:
+        listed = "; ".join(
+            f"{name} was {before!r}, is {after!r}" for name, (before, after) in list(found.items())[:6]
+        )
+        raise UserError(
+            f"the work directory {str(path)!r} holds another experiment: {listed}. Choose another "
+            "--workdir, or undo the changes to continue that run"
+        )
+    if read_facts(path).fingerprint != facts.fingerprint:
+        raise UserError(
+            f"the work directory {str(path)!r} was trained on other data than {encoded_data(encoded)} "
+            "holds now; restore the data, or choose another --workdir"
+        )
+
+
+def encoded_data(encoded: dict) -> str:
+    """The name by which an encoded experiment calls its data."""
+    fields = encoded["fields"]["data"]["fields"]
+    return repr(fields["path"] or fields["name"])
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{str(file.parent)!r} is no work directory: it holds no {file.name}; train one by "
+            "experiments.train --workdir="
+        ) from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{str(file)!r} cannot be read: {error}") from error

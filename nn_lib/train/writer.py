@@ -1,0 +1,98 @@
+"""What a run tells: lines of metrics and timings, event files, and a progress bar."""
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from nn_lib.train import workdir as files
+
+
+class Writer:
+    """Writes a run's numbers to its work directory.
+
+    `metrics.jsonl` gets what is the same in every repetition of the run, `timings.jsonl` what is
+    not; both have one JSON object a line, with its `step`.
+    """
+
+    def __init__(self, workdir: Path, *, start: int):
+        """`start` is the step that the run begins or resumes at; later lines are dropped."""
+        from tensorboardX import SummaryWriter  # half a second that imports of the library save
+
+        self._metrics = workdir / files.METRICS
+        self._timings = workdir / files.TIMINGS
+        files.drop_lines_after(self._metrics, start)
+        self._events = SummaryWriter(str(workdir), purge_step=start + 1, write_to_disk=True)
+
+    def metrics(self, step: int, split: str, values: dict[str, float]) -> None:
+        """One line: `{"step": ..., "split": ..., name: value, ...}`; a NaN is written as null."""
+        clean = {k: v if math.isfinite(v) else None for k, v in sorted(values.items())}
+        _append(self._metrics, {"step": step, "split": split, **clean})
+        for name, value in values.items():
+            self._events.add_scalar(f"{split}/{name}", value, step)
+
+    def timing(self, step: int, event: str, **values: float) -> None:
+        """One line of how long something took; `values` in seconds or per second."""
+        rounded = {name: round(value, 6) for name, value in values.items()}
+        _append(self._timings, {"step": step, "event": event, **rounded})
+
+    def close(self) -> None:
+        self._events.close()
+
+
+class Progress:
+    """A bar with rate and time left on a terminal; a line every ten seconds elsewhere."""
+
+    def __init__(self, *, start: int, stop: int, batch_size: int, quiet: bool = False):
+        self._batch_size, self._stop, self._step = batch_size, stop, start
+        self._start, self._began = start, time.monotonic()
+        self._quiet = quiet
+        self._next_line = self._began + 10
+        self._note = ""
+        self._bar = None
+        if sys.stderr.isatty() and not quiet:
+            self._bar = tqdm(total=stop, initial=start, unit=" steps", mininterval=0.2, leave=False)
+
+    def advance(self) -> None:
+        """Called after every step; costs a microsecond."""
+        self._step += 1
+        if self._bar is not None:
+            self._bar.update(1)
+        elif not self._quiet and self._step & 15 == 0 and time.monotonic() > self._next_line:
+            self._next_line = time.monotonic() + 10
+            self._line()
+
+    def note(self, values: dict[str, float]) -> None:
+        """Shows the latest metrics beside the bar, and examples a second."""
+        self._note = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        if self._bar is not None:
+            rate = self._batch_size * self._rate()
+            self._bar.set_postfix_str(f"{rate:,.0f} examples/s, {self._note}", refresh=False)
+
+    def say(self, text: str) -> None:
+        """A line of its own, above the bar."""
+        if not self._quiet:
+            tqdm.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _rate(self) -> float:
+        return (self._step - self._start) / max(time.monotonic() - self._began, 1e-9)
+
+    def _line(self) -> None:
+        rate = self._rate()
+        left = (self._stop - self._step) / max(rate, 1e-9)
+        self.say(
+            f"step {self._step:,} of {self._stop:,}: {rate:,.1f} steps/s, "
+            f"{rate * self._batch_size:,.0f} examples/s, {left:,.0f} s left, {self._note}"
+        )
+
+
+def _append(file: Path, record: dict) -> None:
+    with open(file, "a", encoding="utf-8") as handle:
+        handle.write(json.dumps(record) + "\n")
