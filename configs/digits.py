@@ -5,6 +5,8 @@ Command  python -m experiments.train --config=configs/digits.py:cnn --workdir=ru
 Variants :mlp :cnn (default)
 """
 
+from collections.abc import Callable
+
 from nn_lib.checks import check_choice
 from nn_lib.data import DataConfig
 from nn_lib.models import MLP, ConvNet
@@ -30,7 +32,7 @@ def get_config(arg: str = "cnn") -> Experiment:
     )
 
 
-MODELS = {
+MODELS: dict[str, Callable] = {
     "mlp": lambda: MLP(hidden=(64, 64)),
     "cnn": lambda: ConvNet(
         features=(16, 32, 32),

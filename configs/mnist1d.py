@@ -6,6 +6,8 @@ Command  python -m experiments.train --config=configs/mnist1d.py:cnn --workdir=r
 Variants :linear :mlp :cnn (default) :gru :lstm
 """
 
+from collections.abc import Callable
+
 from nn_lib.checks import check_choice
 from nn_lib.data import DataConfig
 from nn_lib.models import MLP, ConvNet, Linear, SequenceClassifier
@@ -37,11 +39,15 @@ def _both_ways(cell) -> SequenceClassifier:
     return SequenceClassifier(layer, readout="all")
 
 
-MODELS = {
+MODELS: dict[str, Callable] = {
     "linear": Linear,
     "mlp": lambda: MLP(hidden=(100, 100)),
     "cnn": lambda: ConvNet(
-        features=(25, 25, 25), windows=((5,), (3,), (3,)), strides=(2, 2, 2), padding=1
+        features=(25, 25, 25),
+        windows=((5,), (3,), (3,)),
+        strides=(2, 2, 2),
+        padding=1,
+        dropout=0.1,
     ),
     "gru": lambda: _both_ways(GRUCell(6, reset_after=True)),
     "lstm": lambda: _both_ways(LSTMCell(6)),

@@ -1,6 +1,7 @@
 """What the mains share: flags whose mistakes are one line and exit status 2, quiet logs."""
 
 import contextlib
+import dataclasses
 import logging
 import os
 import re
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import flax.linen as nn
 from absl import app, flags
 from ml_collections import config_flags
 
@@ -69,7 +71,7 @@ def _parse(argv: list[str], required: tuple[str, ...]) -> list[str]:
         _check_config_file(argv)
         rest = flags.FLAGS(argv)
         for name in required:
-            if flags.FLAGS[name].value is None:
+            if not flags.FLAGS[name].value:
                 example = "configs/mnist1d.py:cnn" if name == "config" else "runs/first"
                 _fail(f"--{name} is missing; for example --{name}={example}")
     except UserError as mistake:
@@ -93,11 +95,11 @@ def _check_config_file(argv: list[str]) -> None:
         found = re.fullmatch(r"--?config(?:=(.*))?", argument, re.DOTALL)
         if not found:
             continue
-        value = found.group(1) if found.group(1) is not None else (argv + [""])[index + 1]
+        value = found.group(1) if found.group(1) is not None else [*argv, ""][index + 1]
         path = Path(value.rpartition(".py")[0] + ".py" if ".py" in value else value)
         if not path.is_file():
             there = ", ".join(sorted(str(file) for file in Path("configs").glob("[!_]*.py")))
-            raise UserError(f"--config: there is no file {str(path)!r}; there are {there or 'none'}")
+            raise UserError(f"--config: no file {str(path)!r}; there are {there or 'none'}")
 
 
 def _unknown_field(argv: list[str], message: str) -> str:
@@ -109,20 +111,24 @@ def _unknown_field(argv: list[str], message: str) -> str:
     holder = flags.FLAGS["config"].value
     known: list[str] = []
     for part in path:
-        known = [f for f in getattr(holder, "__dataclass_fields__", {}) if f not in ("parent", "name")]
-        if hasattr(holder, "__dataclass_fields__") and "name" in vars(type(holder)).get(
-            "__annotations__", {}
-        ):
-            known.append("name")
+        known = field_names(holder)
         if part not in known:
             break
         holder = getattr(holder, part)
     return f"--config.{'.'.join(path)}: no such field; {nearest(part, known)}"
 
 
+def field_names(holder) -> list[str]:
+    """The fields of a dataclass or module that an override may name, without Flax's own two."""
+    if not dataclasses.is_dataclass(holder):
+        return []
+    own = {field.name for field in dataclasses.fields(holder)}
+    return sorted(own - {"parent", "name"} if isinstance(holder, nn.Module) else own)
+
+
 def _quiet_logs() -> None:
-    """Warnings only: Orbax alone has some 45 lines a save. Ours come as plain lines."""
-    logging.getLogger("absl").setLevel(logging.WARNING)
+    """Errors only from the libraries, since Orbax has 45 lines a save; ours as plain lines."""
+    logging.getLogger("absl").setLevel(logging.ERROR)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
     logger = logging.getLogger("nn_lib")
@@ -135,7 +141,8 @@ def _use_compilation_cache() -> None:
     if COMPILATION_CACHE.value:
         import jax
 
-        jax.config.update("jax_compilation_cache_dir", str(Path(COMPILATION_CACHE.value).expanduser()))
+        folder = Path(COMPILATION_CACHE.value).expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 

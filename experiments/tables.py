@@ -10,8 +10,10 @@ def metrics_table(summary: dict) -> str:
         rows.append([split, *(_number(name, values.get(name)) for name in names)])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
-        "  ".join(cell.ljust(width) if not i else cell.rjust(width) for i, (cell, width) in
-                  enumerate(zip(row, widths)))
+        "  ".join(
+            cell.ljust(width) if not i else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths))
+        )
         for row in rows
     )
 

@@ -12,12 +12,12 @@ from experiments.tables import metrics_table
 from nn_lib.train import fit
 
 CONFIG = command_line.define_config()
-WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; the same again continues it.")
+WORKDIR = flags.DEFINE_string("workdir", "", "Where the run lives; the same again continues it.")
 
 
 def main() -> None:
-    summary = fit(CONFIG.value, WORKDIR.value)
     workdir = Path(WORKDIR.value)
+    summary = fit(CONFIG.value, workdir)
     print(metrics_table(summary))
     pictures = ", ".join(file.name for file in sorted(workdir.glob("*.png")))
     print(f"pictures     {workdir}/: {pictures}")
@@ -31,7 +31,8 @@ def _next_commands(workdir: Path, summary: dict) -> list[str]:
     evaluate = f"python -m experiments.evaluate --workdir={workdir} --split={split}"
     if "bits_per_character" in summary.get("validation", {}):
         return [f"python -m experiments.generate --workdir={workdir} --length=500", evaluate]
-    return [evaluate, "python -m experiments.train --config=configs/char_lm.py --workdir=runs/char_lm"]
+    character_model = "--config=configs/char_lm.py --workdir=runs/char_lm"
+    return [evaluate, f"python -m experiments.train {character_model}"]
 
 
 if __name__ == "__main__":

@@ -42,4 +42,4 @@ def check_rank(who: str, array, expected: str) -> None:
     rank = expected.count(",") + 1
     if array.ndim != rank:
         came = f"[{', '.join(map(str, array.shape))}]"
-        raise UserError(f"{who} expects inputs {expected}, got {came}; is an axis missing or extra?")
+        raise UserError(f"{who} expects inputs {expected}, got {came}; is an axis missing?")

@@ -6,7 +6,7 @@ import optax
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Softmax cross-entropy in nats, `-sum_c y_c log softmax(logits)_c`, computed in float32 or wider.
+    """Softmax cross-entropy in nats, `-sum_c y_c log softmax(logits)_c`, in float32 or wider.
 
     Args:
       logits: `[..., C]`.

@@ -38,7 +38,7 @@ def confusion(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Pair:
     return matrix, jnp.sum(weights)
 
 
-def bits(nats: float) -> float:
+def bits(nats):
     """Nats to bits: a loss in nats per character becomes bits per character."""
     return nats / math.log(2.0)
 

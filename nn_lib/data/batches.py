@@ -46,8 +46,8 @@ def training_batches(
     size = batch_size or len(split)
     if size > len(split):
         raise UserError(
-            f"batch_size {size} is larger than the {len(split)} training examples of {data.name!r}; "
-            "0 takes them all"
+            f"batch_size {size} is larger than the {len(split)} training examples of "
+            f"{data.name!r}; 0 takes them all"
         )
     return ExampleBatches(split, size, seed, process)
 

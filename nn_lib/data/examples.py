@@ -2,6 +2,7 @@
 
 import dataclasses
 import zlib
+from typing import Any
 
 import numpy as np
 
@@ -24,14 +25,14 @@ class Examples:
 
     def fingerprint(self) -> int:
         """A checksum that tells this data from other data."""
-        return zlib.crc32(self.labels.tobytes(), zlib.crc32(np.ascontiguousarray(self.inputs)))
+        return zlib.crc32(self.labels.tobytes(), zlib.crc32(self.inputs.tobytes()))
 
 
 @dataclasses.dataclass(frozen=True)
 class StreamedExamples:
     """A split too large for memory: `gather` reads and decodes."""
 
-    source: object
+    source: Any
     keys: tuple[str, str]
 
     def __len__(self) -> int:

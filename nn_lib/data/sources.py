@@ -10,7 +10,7 @@ import numpy as np
 
 from nn_lib.checks import UserError
 from nn_lib.data import tfds_source
-from nn_lib.data.examples import Examples, read_examples
+from nn_lib.data.examples import read_examples
 from nn_lib.data.text import Vocabulary, read_corpus
 
 
@@ -66,7 +66,7 @@ class DataSet:
       sizes: fields of a model that only the data can fill: `num_classes` or `vocab_size`.
       class_names: of the labels, where there are labels.
       vocabulary: of a character corpus.
-      sequence_length: of a character corpus, else None.
+      sequence_length: of a character corpus, else 0.
     """
 
     name: str
@@ -74,7 +74,7 @@ class DataSet:
     sizes: dict[str, int]
     class_names: tuple[str, ...] | None = None
     vocabulary: Vocabulary | None = None
-    sequence_length: int | None = None
+    sequence_length: int = 0
 
     @functools.cache  # noqa: B019 - a DataSet lives as long as the run
     def split(self, name: str):
@@ -109,10 +109,8 @@ def load(config: DataConfig) -> DataSet:
         }
         return _text_data_set(config, texts)
     labels = builder.info.features[keys[1]]
-    readers = {
-        split: functools.partial(
-            read_examples, builder, expression, keys, config.in_memory_limit
-        )
+    readers: dict[str, Callable[[], Any]] = {
+        split: functools.partial(read_examples, builder, expression, keys, config.in_memory_limit)
         for split, expression in expressions.items()
     }
     return DataSet(
@@ -128,7 +126,7 @@ def _text_data_set(config: DataConfig, texts: dict[str, str]) -> DataSet:
     encoded = {split: Corpus(vocabulary.encode(text)) for split, text in texts.items()}
     return DataSet(
         name=config.path or config.name,
-        readers={split: functools.partial(lambda corpus: corpus, c) for split, c in encoded.items()},
+        readers={split: functools.partial(encoded.__getitem__, split) for split in encoded},
         sizes={"vocab_size": len(vocabulary)},
         vocabulary=vocabulary,
         sequence_length=config.sequence_length,
@@ -172,5 +170,3 @@ def _cut_text(config: DataConfig, text: str) -> dict[str, str]:
     if "train" not in parts:
         raise UserError("data.train_split is empty; there is nothing to train on")
     return parts
-
-

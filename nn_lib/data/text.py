@@ -76,7 +76,8 @@ def read_corpus(path: str, encoding: str) -> str:
             raw = file.read_bytes()
         except OSError as error:
             raise UserError(f"data.path: cannot read {str(file)!r}: {error.strerror}") from error
-        if place.is_dir() and b"\0" in raw and not encoding.lower().startswith(("utf-16", "utf-32")):
+        wide = encoding.lower().startswith(("utf-16", "utf-32"))
+        if place.is_dir() and b"\0" in raw and not wide:
             continue
         texts.append(_decode(raw, file, encoding))
     text = "\n".join(text for text in texts if text)

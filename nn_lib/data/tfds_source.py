@@ -46,15 +46,15 @@ def find(name: str, data_dir: str | None):
     stored = builder.info.file_format
     if stored is not tfds.core.FileFormat.ARRAY_RECORD:
         raise UserError(
-            f"data set {name!r} in {directory!r} is stored as {stored.value}, which only TensorFlow "
-            "reads; convert it: tfds convert_format --out_file_format=array_record "
+            f"data set {name!r} in {directory!r} is stored as {stored.value}, which only "
+            "TensorFlow reads; convert it: tfds convert_format --out_file_format=array_record "
             f"--dataset_dir={builder.data_dir}"
         )
     return builder
 
 
 def kind(builder) -> tuple[str, tuple[str, ...]]:
-    """('examples', (input key, label key)) or ('text', (text key,)), from the data set's features."""
+    """('examples', (input key, label key)) or ('text', (text key,)), by the features."""
     features = builder.info.features
     keys = builder.info.supervised_keys
     if keys:
@@ -66,8 +66,8 @@ def kind(builder) -> tuple[str, tuple[str, ...]]:
     if len(texts) == 1 and len(features) == 1:
         return "text", (texts[0],)
     raise UserError(
-        f"data set {builder.info.full_name!r} has features {', '.join(features)}; nn_lib reads sets "
-        "of numeric inputs with class labels, and plain texts"
+        f"data set {builder.info.full_name!r} has features {', '.join(features)}; nn_lib reads "
+        "sets of numeric inputs with class labels, and plain texts"
     )
 
 

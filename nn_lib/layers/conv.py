@@ -25,8 +25,9 @@ def convolve(
 ) -> jax.Array:
     """Cross-correlates `x [B, *spatial, C_in]` with `kernel [*window, C_in/groups, C_out]`.
 
-    In one dimension `y[b, i, o] = sum_{k, c} x[b, s i + d k - p, c] kernel[k, c, o]`, with stride s,
-    dilation d, left padding p and zeros outside; `out = floor((n + pads - d (K-1) - 1) / s) + 1`.
+    In one dimension `y[b, i, o] = sum_{k, c} x[b, s i + d k - p, c] kernel[k, c, o]`, with stride
+    s, dilation d, left padding p and zeros outside;
+    `out = floor((n + pads - d (K-1) - 1) / s) + 1`.
 
     Args:
       padding: 'VALID', 'SAME' (XLA's: the odd pixel goes to the end), an int (symmetric, as

@@ -120,7 +120,7 @@ def _where(flag, chosen, otherwise):
     return jax.tree.map(leaf, chosen, otherwise)
 
 
-def _time_first(x: jax.Array | None) -> jax.Array | None:
+def _time_first(x):
     return None if x is None else jnp.swapaxes(x, 0, 1)
 
 

@@ -31,11 +31,13 @@ class Checkpoints:
       folder: where they lie, one folder a step.
       keep: how many of the latest stay.
       best_step: a step that stays however old it is.
+      read_only: nothing is written or cleaned up, so that a running process is not disturbed.
     """
 
     folder: Path
     keep: int = 2
     best_step: int | None = None
+    read_only: bool = False
 
     def __post_init__(self):
         self.folder = Path(self.folder).absolute()
@@ -43,8 +45,9 @@ class Checkpoints:
             self.folder,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=self,
-                cleanup_tmp_directories=True,
-                enable_async_checkpointing=True,
+                cleanup_tmp_directories=not self.read_only,
+                enable_async_checkpointing=not self.read_only,
+                read_only=self.read_only,
             ),
             item_names=("state", "note"),
         )
@@ -77,7 +80,22 @@ class Checkpoints:
           Damaged: the files are incomplete or do not hold what was saved.
         """
         wanted = leaves_by_path(target)
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, wanted)
+        leaves, note = self.read(step, jax.tree.map(ocp.utils.to_shape_dtype_struct, wanted))
+        return jax.tree.unflatten(
+            jax.tree.structure(target), [leaves[path] for path in wanted]
+        ), note
+
+    def read(
+        self, step: int, abstract: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The verified leaves of a step by their paths, and the note.
+
+        Args:
+          abstract: what leaves to expect; None takes what was saved, as it was saved.
+
+        Raises:
+          Damaged: the files are incomplete or do not hold what was saved.
+        """
         try:
             items = self._manager.restore(
                 step,
@@ -95,8 +113,7 @@ class Checkpoints:
         wrong = [path for path, value in found.items() if note["checksums"].get(path) != value]
         if wrong:
             raise Damaged(f"does not match its checksums at {', '.join(wrong[:3])}")
-        structure = jax.tree.structure(target)
-        return jax.tree.unflatten(structure, [leaves[path] for path in wanted]), note
+        return leaves, note
 
     def restore_latest(self, target: Any) -> tuple[int, Any, dict[str, Any]] | None:
         """The newest intact (step, state, note); None where there are no checkpoints.
@@ -123,9 +140,11 @@ class Checkpoints:
             )
         return None
 
-    def note(self, step: int) -> dict[str, Any]:
-        """The JSON note alone, which needs no target."""
-        items = self._manager.restore(step, args=ocp.args.Composite(note=ocp.args.JsonRestore()))
+    def newest_note(self) -> dict[str, Any]:
+        """The note of the latest step, without its state."""
+        items = self._manager.restore(
+            self.steps()[-1], args=ocp.args.Composite(note=ocp.args.JsonRestore())
+        )
         return items["note"]
 
     def wait(self) -> None:

@@ -46,7 +46,7 @@ def encode(value: Any, where: str = "experiment") -> Any:
         return {"class": _name(type(value), where), "fields": encoded}
     if isinstance(value, functools.partial):
         if value.args:
-            raise UserError(f"{where}: give functools.partial keywords only, so that they have names")
+            raise UserError(f"{where}: bind functools.partial by keyword, so that each has a name")
         keywords = {name: encode(item, f"{where}.{name}") for name, item in value.keywords.items()}
         return {"partial": encode(value.func, where), "keywords": keywords}
     dtype = _dtype_name(value)
@@ -74,7 +74,7 @@ def decode(data: Any, trusted: tuple[str, ...] = TRUSTED) -> Any:
         return getattr(jnp, data["dtype"])
     if "function" in data:
         return _find(data["function"], trusted)
-    keywords = data.get("fields", data.get("keywords", {}))
+    keywords: dict[str, Any] = data["fields"] if "fields" in data else data.get("keywords", {})
     keywords = {
         name: decode(item, trusted) for name, item in keywords.items() if item != AS_DEFAULT
     }
@@ -89,10 +89,12 @@ def decode(data: Any, trusted: tuple[str, ...] = TRUSTED) -> Any:
 
 def differences(before: Any, after: Any, where: str = "") -> dict[str, tuple[Any, Any]]:
     """Dotted field -> (before, after) wherever two encoded experiments differ."""
-    if isinstance(before, dict) and isinstance(after, dict) and before.get("class") == after.get(
-        "class"
+    if (
+        isinstance(before, dict)
+        and isinstance(after, dict)
+        and before.get("class") == after.get("class")
     ):
-        found = {}
+        found: dict[str, tuple[Any, Any]] = {}
         for name in sorted({*before, *after}):
             step = where if name in ("fields", "keywords") else f"{where}.{name}".strip(".")
             found |= differences(before.get(name), after.get(name), step)
@@ -126,9 +128,9 @@ def _dtype_name(value: Any) -> str | None:
 def _name(thing: Any, where: str) -> str:
     """'module:qualname', by the public module where there is one."""
     for module in PUBLIC_MODULES:
-        held = getattr(importlib.import_module(module), getattr(thing, "__name__", ""), None)
-        if held is thing:
-            return f"{module}:{thing.__name__}"
+        name = getattr(thing, "__name__", "")
+        if thing is getattr(importlib.import_module(module), name, None):
+            return f"{module}:{name}"
     qualname = getattr(thing, "__qualname__", "<nameless>")
     if "<" in qualname:
         raise UserError(

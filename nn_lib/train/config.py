@@ -84,12 +84,13 @@ def check(experiment: Experiment) -> None:
         value = getattr(experiment, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             zero = " (0 means the whole training split)" if name == "batch_size" else ""
-            raise UserError(f"{name} must be a whole number of at least {least}{zero}, got {value!r}")
+            raise UserError(f"{name} must be a whole number, {least} or more{zero}, got {value!r}")
     if experiment.seed >= 2**32:
         raise UserError(f"seed must be below 2**32, got {experiment.seed}")
     for name, choices in (("select_mode", ("max", "min")), ("evaluate_with", ("best", "last"))):
-        if getattr(experiment, name) not in choices:
-            raise UserError(f"{name} must be {' or '.join(choices)}, got {getattr(experiment, name)!r}")
+        value = getattr(experiment, name)
+        if value not in choices:
+            raise UserError(f"{name} must be {' or '.join(choices)}, got {value!r}")
     if experiment.data.sequence_length < 1:
         raise UserError(
             f"data.sequence_length must be at least 1, got {experiment.data.sequence_length}"
@@ -102,7 +103,7 @@ def resolve(experiment: Experiment, data: DataSet) -> Experiment:
     `num_classes` and `vocab_size` of the model, the length of a decaying schedule. The optimizer
     is built once here, so that its mistakes show before anything is written.
     """
-    model = experiment.model
+    model: Any = experiment.model
     for name, size in data.sizes.items():
         if hasattr(model, name):
             asked = getattr(model, name)

@@ -18,7 +18,7 @@ def evaluate(
     """
     measured, carry = [], None
     for batch in evaluation_batches(data, split, batch_size):
-        if carry is None and data.sequence_length is not None:
+        if carry is None and data.sequence_length:
             carry = model.initialize_carry(len(batch["inputs"]))
         pairs, carry = eval_step(variables, batch, carry)
         measured.append(pairs)

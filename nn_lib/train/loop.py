@@ -1,4 +1,4 @@
-"""The one training loop: `fit` runs any experiment, resumes it exactly, and writes what it found."""
+"""The one training loop: `fit` runs any experiment, resumes it exactly, writes what it found."""
 
 import dataclasses
 import json
@@ -146,7 +146,6 @@ def _train(run: Run, path: Path, checkpoints: Checkpoints, stop, quiet: bool):
     )
     progress.say(_headline(run, path, start))
     validate = "validation" in run.data.readers
-    saved = start if start else None
     clock = time.monotonic()
     clock_step = start
     try:
@@ -188,7 +187,6 @@ def _train(run: Run, path: Path, checkpoints: Checkpoints, stop, quiet: bool):
                 began = time.monotonic()
                 if not int(state.bad_steps):
                     checkpoints.save(step, state, _note(run, best))
-                    saved = step
                 _stop_if_diverged(run, state, step)
                 writer.timing(step, "checkpoint", seconds=time.monotonic() - began)
                 clock += time.monotonic() - began
@@ -219,8 +217,10 @@ def _finish(run: Run, path: Path, checkpoints: Checkpoints, state: TrainState, b
         try:
             state, _ = checkpoints.restore(best.step, state)
         except Damaged as damage:
-            files_note = f"checkpoint {best.step}, the best, {damage}"
-            raise UserError(f"{files_note}; evaluate the last by --config.evaluate_with=last") from None
+            raise UserError(
+                f"checkpoint {best.step}, the best, {damage}; evaluate the last one by "
+                "experiments.evaluate --checkpoint=last"
+            ) from damage
     summary: dict[str, Any] = {
         "parameters": run.parameters,
         "steps": experiment.num_steps,

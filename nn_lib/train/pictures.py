@@ -37,11 +37,13 @@ def confusion_matrix(workdir: Path, matrix: np.ndarray, class_names, split: str)
         for (row, column), count in np.ndenumerate(matrix):
             if count:
                 shade = "white" if shares[row, column] > 0.5 else "black"
-                axis.text(column, row, f"{count:.0f}", ha="center", va="center", color=shade, size=8)
+                place = {"ha": "center", "va": "center", "size": 8}
+                axis.text(column, row, f"{count:.0f}", color=shade, **place)
         axis.set_xticks(range(len(matrix)), class_names, rotation=90 if len(matrix) > 12 else 0)
         axis.set_yticks(range(len(matrix)), class_names)
     correct = np.trace(matrix) / max(matrix.sum(), 1)
-    axis.set(xlabel="predicted", ylabel="true", title=f"{split}: {correct:.2%} of {matrix.sum():.0f}")
+    title = f"{split}: {correct:.2%} of {matrix.sum():.0f}"
+    axis.set(xlabel="predicted", ylabel="true", title=title)
     return _save(figure, workdir / f"confusion_{split}.png")
 
 

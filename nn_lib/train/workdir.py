@@ -64,7 +64,7 @@ def claim(workdir: str | Path, experiment: Experiment, facts: DataFacts) -> Iter
         lock = filelock.FileLock(path / ".lock", blocking=False)
         lock.acquire()
     except filelock.Timeout as error:
-        raise UserError(f"another process is training in {str(path)!r}; let it end first") from error
+        raise UserError(f"another process trains in {str(path)!r}; let it end first") from error
     except OSError as error:
         raise UserError(
             f"cannot write the work directory {str(path)!r}: {error.strerror or error}; choose "
@@ -132,13 +132,14 @@ def _check_vacant_or_same(path: Path, encoded: dict, facts: DataFacts) -> None:
         if {p.name for p in path.iterdir() if not p.name.startswith(".")} == {DATA}:
             return  # killed between its first two files
         raise UserError(
-            f"the work directory {str(path)!r} holds other files and no config.json; choose a new or "
-            "an empty one"
+            f"the work directory {str(path)!r} holds other files and no config.json; choose a new "
+            "or an empty one"
         )
     found = conflicts(_read_json(path / CONFIG), encoded)
     if found:
         listed = "; ".join(
-            f"{name} was {before!r}, is {after!r}" for name, (before, after) in list(found.items())[:6]
+            f"{name} was {before!r}, is {after!r}"
+            for name, (before, after) in list(found.items())[:6]
         )
         raise UserError(
             f"the work directory {str(path)!r} holds another experiment: {listed}. Choose another "
@@ -146,8 +147,8 @@ def _check_vacant_or_same(path: Path, encoded: dict, facts: DataFacts) -> None:
         )
     if read_facts(path).fingerprint != facts.fingerprint:
         raise UserError(
-            f"the work directory {str(path)!r} was trained on other data than {encoded_data(encoded)} "
-            "holds now; restore the data, or choose another --workdir"
+            f"the work directory {str(path)!r} was trained on other data than "
+            f"{encoded_data(encoded)} holds now; restore the data, or choose another --workdir"
         )
 
 

@@ -1,0 +1,38 @@
+# `make train` and `make test` work as the first command in a fresh clone, and are quick again.
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+EXTRAS ?= dev
+WORKDIR ?= runs/mnist1d_cnn
+
+.PHONY: train test test-slow lint bench clean
+
+train: $(VENV)/.installed
+	@$(RUN) -m experiments.train --config=configs/mnist1d.py:cnn --workdir=$(WORKDIR)
+
+test: $(VENV)/.installed lint
+	@$(RUN) -m pytest
+
+test-slow: $(VENV)/.installed
+	@$(RUN) -m pytest -m slow
+
+lint: $(VENV)/.installed
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m mypy
+
+bench: $(VENV)/.installed
+	@$(RUN) -m experiments.benchmarks.loop
+
+clean:
+	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
+	  echo 'nn_lib needs Python 3.11, 3.12 or 3.13: install one and name it, as in "make train PYTHON=python3.12"' >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo 'this Python cannot make virtual environments: install its venv package (python3-venv on Debian and Ubuntu)' >&2; exit 1; }
+	@echo 'installing into $(VENV): about a minute, once'
+	@$(PYTHON) -m venv $(VENV)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
+	@touch $@
