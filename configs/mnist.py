@@ -9,7 +9,7 @@ Command  python -m experiments.train --config=configs/mnist.py:lenet --workdir=r
 import functools
 
 from nn_lib.checks import check_choice
-from nn_lib.data import DataConfig, images
+from nn_lib.data import DataConfig, augment, images
 from nn_lib.models import LeNet5
 from nn_lib.objectives import classify
 from nn_lib.optim import OptimizerConfig
@@ -24,6 +24,7 @@ def get_config(arg: str = "lenet") -> Experiment:
         data=DataConfig(
             name="mnist",
             prepare=functools.partial(images.standardize, mean=0.1307, std=0.3081, padding=2),
+            augment=functools.partial(augment.pad_and_crop, padding=2, mode="edge"),
         ),
         optimizer=OptimizerConfig(name="adam", learning_rate=2e-3, schedule="cosine"),
         batch_size=128,

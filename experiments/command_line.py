@@ -5,8 +5,10 @@ import dataclasses
 import logging
 import os
 import re
+import runpy
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from nn_lib.checks import UserError, nearest
+from nn_lib.train import Experiment
 from nn_lib.train.interrupt import Interrupted
 from nn_lib.train.loop import Diverged
 
@@ -25,6 +28,9 @@ COMPILATION_CACHE = flags.DEFINE_string(
     os.environ.get("JAX_COMPILATION_CACHE_DIR", "~/.cache/nn_lib/jax"),
     "Folder for compiled programs, so that a second start is quick; '' compiles anew every time.",
 )
+
+
+DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of a mistake as well.")
 
 
 def define_config():
@@ -46,6 +52,8 @@ def run(main: Callable[[], None], required: tuple[str, ...]) -> None:
         try:
             main()
         except UserError as mistake:
+            if DEBUG.value:
+                traceback.print_exc()
             _fail(str(mistake))
         except Diverged as divergence:
             sys.exit(f"{program()}: {divergence}")
@@ -68,54 +76,64 @@ def program() -> str:
 
 def _parse(argv: list[str], required: tuple[str, ...]) -> list[str]:
     try:
-        _check_config_file(argv)
+        _check_config(argv)
         rest = flags.FLAGS(argv)
-        for name in required:
-            if not flags.FLAGS[name].value:
-                example = "configs/mnist1d.py:cnn" if name == "config" else "runs/first"
-                _fail(f"--{name} is missing; for example --{name}={example}")
     except UserError as mistake:
         _fail(str(mistake))
-    except KeyError as error:  # ml_collections' word for a field that does not exist
-        _fail(_unknown_field(argv, str(error)))
-    except TypeError as error:  # and for a value that no flag can hold, such as a function
+    except TypeError as error:  # a field whose type no flag can hold, such as a function
         _fail(f"a field of --config cannot be set from the command line ({error}); edit the config")
-    except config_flags.FlagOrderError:
-        _fail("--config=FILE comes before its overrides --config.field=value")
     except flags.UnrecognizedFlagError as error:
         _fail(f"unknown flag --{error.flagname}; {nearest(error.flagname, flags.FLAGS)}")
     except flags.Error as error:
-        _fail(_one_line(str(error)))
+        _fail(str(error).partition("Currently supported")[0])
+    for name in required:
+        if not flags.FLAGS[name].value:
+            example = "configs/mnist1d.py:cnn" if name == "config" else "runs/first"
+            _fail(f"--{name} is missing; for example --{name}={example}")
     return rest
 
 
-def _check_config_file(argv: list[str]) -> None:
-    """Says what is wrong with --config before ml_collections wraps it in a traceback."""
+def _check_config(argv: list[str]) -> None:
+    """Says what is wrong with --config and its overrides before they become tracebacks."""
+    config = None
     for index, argument in enumerate(argv):
-        found = re.fullmatch(r"--?config(?:=(.*))?", argument, re.DOTALL)
-        if not found:
-            continue
-        value = found.group(1) if found.group(1) is not None else [*argv, ""][index + 1]
-        path = Path(value.rpartition(".py")[0] + ".py" if ".py" in value else value)
-        if not path.is_file():
-            there = ", ".join(sorted(str(file) for file in Path("configs").glob("[!_]*.py")))
-            raise UserError(f"--config: no file {str(path)!r}; there are {there or 'none'}")
+        name, _, value = argument.partition("=")
+        path = re.fullmatch(r"--?(?:no)?config((?:\.\w+)+)", name)
+        if name in ("--config", "-config"):
+            config = _load_config(value or [*argv, ""][index + 1])
+        elif path and config is None:
+            raise UserError("--config=FILE comes before its overrides --config.field=value")
+        elif path:
+            _check_field(config, path.group(1)[1:].split("."))
 
 
-def _unknown_field(argv: list[str], message: str) -> str:
-    """The nearest names for a misspelt override, at the depth where it is misspelt."""
-    wrong = re.search(r"Field (\w+) not found|'(\w+)'", message)
-    name = next((group for group in wrong.groups() if group), "") if wrong else ""
-    override = next((a for a in argv if re.match(rf"--?(no)?config\..*\b{name}\b", a)), "")
-    path = re.sub(r"^--?(no)?config\.", "", override.partition("=")[0]).split(".")
-    holder = flags.FLAGS["config"].value
-    known: list[str] = []
-    for part in path:
+def _load_config(location: str):
+    """The config as its file makes it, without overrides."""
+    path, _, argument = location.partition(":")
+    if not Path(path).is_file():
+        there = ", ".join(sorted(str(file) for file in Path("configs").glob("[!_]*.py")))
+        raise UserError(f"--config: no file {path!r}; there are {there or 'none'}")
+    try:
+        get_config = runpy.run_path(path)["get_config"]
+        config = get_config(argument) if ":" in location else get_config()
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"--config: {path} fails: {type(error).__name__}: {error}") from error
+    if not isinstance(config, Experiment):
+        raise UserError(f"--config: get_config of {path} returns no nn_lib.train.Experiment")
+    return config
+
+
+def _check_field(holder, path: list[str]) -> None:
+    for depth, part in enumerate(path):
         known = field_names(holder)
         if part not in known:
-            break
+            where = ".".join(["config", *path[:depth]])
+            if not known:
+                raise UserError(f"--{where}.{part}: {where} is {holder!r}, which has no fields")
+            raise UserError(f"--{where} has no field {part!r}; {nearest(part, known)}")
         holder = getattr(holder, part)
-    return f"--config.{'.'.join(path)}: no such field; {nearest(part, known)}"
 
 
 def field_names(holder) -> list[str]:

@@ -17,10 +17,13 @@ def compose(key: jax.Array, batch: dict, *, steps: tuple[Callable, ...]) -> dict
     return batch
 
 
-def pad_and_crop(key: jax.Array, batch: dict, *, padding: int = 4) -> dict:
-    """Pads by zeros and crops at a random place, so that the content shifts by up to `padding`."""
+def pad_and_crop(key: jax.Array, batch: dict, *, padding: int = 4, mode: str = "constant") -> dict:
+    """Pads and crops at a random place, so that the content shifts by up to `padding` pixels.
+
+    `mode` as in `jnp.pad`: 'constant' pads by zeros, 'edge' by the colours of the border.
+    """
     images = batch["inputs"]
-    padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)), mode)
     corners = jax.random.randint(key, (images.shape[0], 2), 0, 2 * padding + 1)
 
     def crop(image, corner):

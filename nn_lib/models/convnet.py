@@ -1,6 +1,6 @@
 """A plain convolutional classifier for signals, images or volumes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -26,9 +26,9 @@ class ConvNet(nn.Module):
       global_pool: average over space before the linear layer instead of flattening.
     """
 
-    features: Sequence[int]
-    windows: Sequence[Sequence[int]]
-    strides: Sequence[int]
+    features: tuple[int, ...]
+    windows: tuple[tuple[int, ...], ...]
+    strides: tuple[int, ...]
     padding: Padding = "SAME"
     num_classes: int | None = None
     activation: Callable = nn.relu

@@ -1,6 +1,6 @@
 """Linear predictor and multi-layer perceptron over flattened inputs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -14,7 +14,7 @@ class MLP(nn.Module):
     `[B, ...] -> [B, num_classes]`; `num_classes=None` gives the last hidden features.
     """
 
-    hidden: Sequence[int] = (100, 100)
+    hidden: tuple[int, ...] = (100, 100)
     num_classes: int | None = None
     activation: Callable = nn.relu
     dropout: float = 0.0

@@ -104,9 +104,12 @@ def differences(before: Any, after: Any, where: str = "") -> dict[str, tuple[Any
 
 def brief(data: Any) -> Any:
     """An encoded value as a person would write it in an error message."""
-    if isinstance(data, dict):
-        return next((data[key] for key in ("class", "function", "dtype") if key in data), data)
-    return data
+    if not isinstance(data, dict):
+        return data
+    if "partial" in data:
+        keywords = ", ".join(f"{name}={brief(item)}" for name, item in data["keywords"].items())
+        return f"{brief(data['partial'])}({keywords})"
+    return next((data[key] for key in ("class", "function", "dtype") if key in data), data)
 
 
 def _fields(value: Any) -> list[dataclasses.Field]:

@@ -1,18 +1,20 @@
 """The one training loop: `fit` runs any experiment, resumes it exactly, writes what it found."""
 
+import contextlib
 import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import flax.errors
 import jax
 import jax.numpy as jnp
 
 from nn_lib import metrics
-from nn_lib.checks import UserError
+from nn_lib.checks import UserError, check_choice
 from nn_lib.data import DataSet, load
 from nn_lib.data.batches import prefetch, training_batches
 from nn_lib.optim import build_optimizer
@@ -22,7 +24,7 @@ from nn_lib.train.checkpoint import Checkpoints, Damaged
 from nn_lib.train.config import Experiment, check, resolve
 from nn_lib.train.evaluation import evaluate
 from nn_lib.train.interrupt import Interrupted, stop_on_signals
-from nn_lib.train.state import TrainState, create_state
+from nn_lib.train.state import STEP_METRICS, TrainState, create_state
 from nn_lib.train.step import make_eval_step, make_train_step, prepared
 from nn_lib.train.writer import Progress, Writer
 
@@ -88,7 +90,11 @@ class Run:
         optimizer, schedule = build_optimizer(experiment.optimizer)
         first = prepared(batches.at(0), experiment.data.prepare)
         carry = model.initialize_carry(len(first["inputs"])) if batches.continuous else None
-        state = create_state(model, objective, optimizer, first, carry, experiment.seed)
+        with _model_errors(model, first):
+            state = create_state(model, objective, optimizer, first, carry, experiment.seed)
+        if "validation" in data.readers:
+            measured = set(state.metrics) - set(STEP_METRICS)
+            check_choice("select_by", experiment.select_by, measured)
         train_step = make_train_step(
             model,
             objective,
@@ -176,7 +182,7 @@ def _train(run: Run, path: Path, checkpoints: Checkpoints, stop, quiet: bool):
                 writer.metrics(step, "validation", values)
                 writer.timing(step, "evaluate", seconds=time.monotonic() - began)
                 clock += time.monotonic() - began
-                value = _selected(experiment, values)
+                value = values[experiment.select_by]
                 new_best = best.improved_by(value, experiment.select_mode)
                 if new_best:
                     best = Best(step, value)
@@ -240,6 +246,22 @@ def _finish(run: Run, path: Path, checkpoints: Checkpoints, state: TrainState, b
     return summary
 
 
+@contextlib.contextmanager
+def _model_errors(model, batch: dict) -> Iterator[None]:
+    """What Flax and JAX say when a model does not fit the data, as a mistake in the experiment."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (TypeError, ValueError, flax.errors.FlaxError) as error:
+        inputs = batch["inputs"]
+        detail = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{type(model).__name__} cannot be initialised on inputs {inputs.dtype}"
+            f"{list(inputs.shape)}: {detail[:300]} (--debug shows where)"
+        ) from error
+
+
 def _training_metrics(run: Run, state: TrainState) -> dict[str, float]:
     """Means since the last line, the learning rate, and the number of skipped steps."""
     sums, skipped, step = jax.device_get((state.metrics, state.skipped_steps, state.step))
@@ -257,15 +279,6 @@ def _stop_if_diverged(run: Run, state: TrainState, step: int) -> None:
             f"{step}); the last good checkpoint is intact. Lower optimizer.learning_rate, or set "
             "optimizer.clip_norm"
         )
-
-
-def _selected(experiment: Experiment, values: dict[str, float]) -> float:
-    if experiment.select_by not in values:
-        raise UserError(
-            f"select_by {experiment.select_by!r} is no metric of the objective; there are "
-            f"{', '.join(sorted(values))}"
-        )
-    return values[experiment.select_by]
 
 
 def _note(run: Run, best: Best) -> dict[str, Any]:

@@ -6,6 +6,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+# What every step measures beside its objective: global norms of the gradient, and of the update
+# over that of the parameters.
+STEP_METRICS = ("gradient_norm", "update_to_weight")
+
 
 @flax.struct.dataclass
 class TrainState:
@@ -51,7 +55,7 @@ def create_state(model, objective, optimizer, batch, carry, seed: int) -> TrainS
         rngs = {"dropout": run_key}
         return objective(model, variables, batch, rngs, carry, True)[1]
 
-    names = [*jax.eval_shape(measure, variables, batch, carry), "gradient_norm", "update_to_weight"]
+    names = [*jax.eval_shape(measure, variables, batch, carry), *STEP_METRICS]
     zero = jnp.zeros((), jnp.float32)
     state = TrainState(
         step=jnp.zeros((), jnp.int32),

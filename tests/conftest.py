@@ -1,0 +1,54 @@
+"""Four host devices, a data folder of the test session, and how parity with torch is required."""
+
+import os
+
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+
+flags.FLAGS.mark_as_parsed()  # Grain asks absl's flags outside app.run
+jax.config.update("jax_compilation_cache_dir", os.path.abspath(".cache/jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def F(shape, start, scale=1.0):
+    """The filler of the worked examples: row-major, the k-th entry is scale * sin(start + k)."""
+    return scale * np.sin(start + np.arange(np.prod(shape))).reshape(shape)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def data_folder(tmp_path_factory):
+    """Embedded data sets are built once a test session, into a folder of its own."""
+    folder = tmp_path_factory.mktemp("tfds")
+    before = os.environ.get("TFDS_DATA_DIR")
+    os.environ["TFDS_DATA_DIR"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["TFDS_DATA_DIR"]
+    else:
+        os.environ["TFDS_DATA_DIR"] = before
+
+
+@pytest.fixture
+def x64():
+    """Float64 inside the test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def torch():
+    """The live torch; on CI its absence is a failure, elsewhere the golden files stand in."""
+    try:
+        import torch
+    except ImportError:
+        if os.environ.get("NN_LIB_REQUIRE_TORCH"):
+            pytest.fail("torch is required here: pip install -e '.[torch]'")
+        pytest.skip("torch is not installed; golden outputs check the same functions")
+    return torch
