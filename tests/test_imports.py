@@ -63,7 +63,7 @@ def test_the_arrows_have_no_cycle():
     reached: dict[str, set[str]] = {}
 
     def reach(part: str, path: tuple[str, ...]) -> set[str]:
-        assert part not in path, f"cycle {path + (part,)}"
+        assert part not in path, f"cycle {(*path, part)}"
         if part not in reached:
             reached[part] = {part}
             for other in ARROWS[part]:
@@ -81,7 +81,7 @@ def test_modules_within_a_part_do_not_import_in_circles():
         graph[".".join(parts)] = imports(file) if file.name != "__init__.py" else set()
 
     def visit(module, path):
-        assert module not in path, f"circle {path + (module,)}"
+        assert module not in path, f"circle {(*path, module)}"
         for other in graph.get(module, ()):
             visit(other, (*path, module))
 

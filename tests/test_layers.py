@@ -112,7 +112,9 @@ def test_inputs_that_do_not_fit_are_named(x, w, message):
 
 
 def test_groups_that_do_not_divide_are_named():
-    with pytest.raises(UserError, match="cannot divide 3 input and 4 output channels into 2 groups"):
+    with pytest.raises(
+        UserError, match="cannot divide 3 input and 4 output channels into 2 groups"
+    ):
         Conv(4, (3, 3), groups=2).init(jax.random.key(0), jnp.zeros((1, 5, 5, 3)))
 
 

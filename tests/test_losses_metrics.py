@@ -39,11 +39,15 @@ def test_hello_scores_have_the_lectures_losses():
 
 
 def test_a_bfloat16_loss_is_computed_in_float32():
-    assert losses.cross_entropy(jnp.zeros((2, 3), jnp.bfloat16), jnp.zeros(2, int)).dtype == "float32"
+    assert (
+        losses.cross_entropy(jnp.zeros((2, 3), jnp.bfloat16), jnp.zeros(2, int)).dtype == "float32"
+    )
 
 
 def test_masked_values_never_count_not_even_nan():
-    total, count = metrics.masked_sum(jnp.array([1.0, jnp.nan, 3.0]), jnp.array([True, False, True]))
+    total, count = metrics.masked_sum(
+        jnp.array([1.0, jnp.nan, 3.0]), jnp.array([True, False, True])
+    )
     assert (float(total), float(count)) == (4.0, 2.0)
 
 

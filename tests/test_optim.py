@@ -86,7 +86,10 @@ def test_fifty_random_steps_equal_torch(x64, torch, name):
         ({"name": "adm"}, r"optimizer.name 'adm' is unknown; did you mean adam"),
         ({"variant": "lectur"}, r"optimizer.variant 'lectur' is unknown"),
         ({"schedule": "cosin"}, r"optimizer.schedule 'cosin' is unknown; did you mean cosine"),
-        ({"schedule": "cosine"}, r"needs optimizer.decay_steps above the 0 warm-up steps, got None"),
+        (
+            {"schedule": "cosine"},
+            r"needs optimizer.decay_steps above the 0 warm-up steps, got None",
+        ),
         ({"learning_rate": 0.0}, r"optimizer.learning_rate must be above 0, got 0.0"),
         ({"learning_rate": float("nan")}, r"must be above 0, got nan"),
         ({"clip_norm": -1.0}, r"optimizer.clip_norm must be above 0, got -1.0"),

@@ -29,14 +29,16 @@ def find(name: str, data_dir: str | None):
         raise UserError(f"data.name {name!r} is no data set that TFDS or nn_lib knows; {near}")
     if base in builders.EMBEDDED:
         _check_writable(directory, base)
-    try:
-        builder = tfds.builder(name, data_dir=directory, file_format="array_record")
-    except (ValueError, TypeError, AssertionError) as error:
-        detail = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-        raise UserError(f"data.name {name!r} cannot be opened: {detail[:200]}") from error
+    config = name.partition("/")[2].partition(":")[0]
+    configs = tfds.builder_cls(base).builder_configs if base in known else {}
+    if config and configs and config not in configs:
+        raise UserError(f"data set {base!r} has no config {config!r}; {nearest(config, configs)}")
+    builder = _open(name, directory)
     if base in builders.EMBEDDED:
+        if _is_prepared(builder):
+            return builder
         _build(builder, directory, base)
-        return builder
+        return _open(name, directory)  # what another process built shows only anew
     if not _is_prepared(builder):
         raise UserError(
             f"data set {name!r} is not prepared in {directory!r}. Name its folder by "
@@ -51,6 +53,14 @@ def find(name: str, data_dir: str | None):
             f"--dataset_dir={builder.data_dir}"
         )
     return builder
+
+
+def _open(name: str, directory: str):
+    try:
+        return tfds.builder(name, data_dir=directory, file_format="array_record")
+    except (ValueError, TypeError, AssertionError) as error:
+        detail = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        raise UserError(f"data.name {name!r} cannot be opened: {detail[:200]}") from error
 
 
 def kind(builder) -> tuple[str, tuple[str, ...]]:
@@ -135,8 +145,6 @@ def _check_writable(directory: str, base: str) -> None:
 
 def _build(builder, directory: str, base: str) -> None:
     """Prepares an embedded data set; of several processes one builds and the others wait."""
-    if _is_prepared(builder):
-        return
     lock = filelock.FileLock(os.path.join(directory, f".{base}.lock"))
     with _write_errors(directory, base), lock:
         if not _is_prepared(builder):

@@ -29,7 +29,7 @@ class Cell(nn.RNNCellBase):
     def __call__(self, carry, x: jax.Array):
         """One step: `(carry, x [B, F]) -> (carry, output [B, features])`."""
         w = self.weights(x.shape[-1])
-        return self.step(w, carry, self.project(w, x))
+        return self.step(w, carry, self.project(w, self.cast(x)))
 
     def weights(self, input_features: int):
         raise NotImplementedError  # every cell has its own
@@ -73,9 +73,11 @@ class Cell(nn.RNNCellBase):
         kernel = self.param("kernel", self.kernel_init, (input_features, width), self.param_dtype)
         recurrent = self.param("recurrent_kernel", by_block, (h, width), self.param_dtype)
         bias = self.param("bias", bias_init or self.bias_init, (width,), self.param_dtype)
-        dtype = self.dtype or self.param_dtype
-        return {
-            "kernel": kernel.astype(dtype),
-            "recurrent_kernel": recurrent.astype(dtype),
-            "bias": bias.astype(dtype),
-        }
+        return self.cast({"kernel": kernel, "recurrent_kernel": recurrent, "bias": bias})
+
+    @nn.nowrap
+    def cast(self, tree):
+        """Arrays in the dtype of the computation; `dtype=None` leaves them as they are."""
+        if self.dtype is None:
+            return tree
+        return jax.tree.map(lambda leaf: leaf.astype(self.dtype), tree)

@@ -32,7 +32,7 @@ class GRUCell(Cell):
         w = self.affine_weights(input_features, blocks=3)
         if self.reset_after:
             b_hn = self.param("bias_hn", self.bias_init, (self.features,), self.param_dtype)
-            w["bias_hn"] = b_hn.astype(w["bias"].dtype)
+            w["bias_hn"] = self.cast(b_hn)
         return w
 
     @nn.nowrap

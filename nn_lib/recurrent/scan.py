@@ -77,7 +77,8 @@ class RNN(nn.Module):
             return carry, _time_first(outputs)
 
         w = self.cell.weights(inputs.shape[-1])
-        projected = self.cell.project(w, _time_first(inputs))
+        projected = self.cell.project(w, self.cell.cast(_time_first(inputs)))
+        carry, fresh = jax.tree.map(lambda leaf: leaf.astype(projected.dtype), (carry, fresh))
 
         def body(carry, step):
             p, on, again = step

@@ -1,0 +1,263 @@
+"""Cells against the lectures' vectors, drivers against loops over single sequences."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nn_lib.checks import UserError
+from nn_lib.recurrent import (
+    RNN,
+    Bidirectional,
+    GRUCell,
+    LSTMCell,
+    Stacked,
+    VanillaCell,
+    lengths_to_mask,
+)
+from tests.conftest import F
+
+CELLS = {
+    "vanilla": functools.partial(VanillaCell, param_dtype=jnp.float64),
+    "lstm": functools.partial(LSTMCell, param_dtype=jnp.float64),
+    "gru": functools.partial(GRUCell, param_dtype=jnp.float64),
+    "gru_reset_after": functools.partial(GRUCell, param_dtype=jnp.float64, reset_after=True),
+}
+h, x = F((3,), 31, 0.8), F((2,), 41)
+
+
+def step(cell, params, carry, inputs):
+    """One step on column vectors, as the lectures write it."""
+    carry = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], carry)
+    return cell.apply({"params": params}, carry, jnp.asarray(inputs)[None])
+
+
+def test_the_vanilla_vector(x64):
+    params = {
+        "recurrent_kernel": F((3, 3), 1, 0.5).T,
+        "kernel": F((3, 2), 11, 0.5).T,
+        "bias": F((3,), 21, 0.1),
+    }
+    _, out = step(VanillaCell(3), params, h, x)
+    np.testing.assert_allclose(out[0], [0.48528892, -0.59741758, 0.26605633], rtol=0, atol=1e-8)
+
+
+def test_the_lstm_vector_has_gates_in_the_order_i_f_o_g(x64):
+    W = F((12, 5), 1, 0.5)
+    params = {"recurrent_kernel": W[:, :3].T, "kernel": W[:, 3:].T, "bias": F((12,), 2, 0.1)}
+    (c, _), out = step(LSTMCell(3), params, (F((3,), 51, 0.7), h), x)
+    np.testing.assert_allclose(out[0], [-0.06037268, 0.26842485, 0.11898838], rtol=0, atol=1e-8)
+    np.testing.assert_allclose(c[0], [-0.08665113, 0.70827451, 0.45766935], rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("reset_after", "expected"),
+    [
+        (False, [-0.17495428, 0.25201713, 0.57104120]),
+        (True, [-0.18802773, 0.25941712, 0.57201555]),
+    ],
+)
+def test_the_gru_vectors(x64, reset_after, expected):
+    shapes = [(3, 2), (3, 3), (3,)] * 3  # W_xr W_hr b_r, W_xz W_hz b_z, W_xh W_hh b_h
+    parts = [F(shape, 1 + 10 * k, 0.5) for k, shape in enumerate(shapes)]
+    params = {
+        "kernel": np.concatenate(parts[0::3]).T,
+        "recurrent_kernel": np.concatenate(parts[1::3]).T,
+        "bias": np.concatenate(parts[2::3]),
+    }
+    if reset_after:
+        params["bias_hn"] = np.zeros(3)
+    _, out = step(GRUCell(3, reset_after=reset_after), params, h, x)
+    np.testing.assert_allclose(out[0], expected, rtol=0, atol=1e-8)
+
+
+def test_back_propagation_through_time_is_the_sum_of_the_lectures_terms(x64):
+    inputs = jnp.array([1.0, -1.0, 0.5]).reshape(1, 3, 1)
+
+    def states(w):
+        params = {"recurrent_kernel": w, "kernel": jnp.full((1, 1), 0.5), "bias": jnp.zeros(1)}
+        return RNN(VanillaCell(1)).apply({"params": {"cell": params}}, inputs)[1][0, :, 0]
+
+    w = jnp.full((1, 1), 0.8)
+    np.testing.assert_allclose(states(w), [0.46211716, -0.12957373, 0.14530523], rtol=0, atol=1e-8)
+    slopes = jax.jacobian(states)(w)[:, 0, 0]
+    np.testing.assert_allclose(slopes, [0, 0.45435851, 0.22897433], rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_our_driver_equals_flaxs_driver(x64, name):
+    inputs = jax.random.normal(jax.random.key(0), (2, 5, 3))
+    variables = RNN(CELLS[name](4)).init(jax.random.key(1), inputs)
+    carry, outputs = RNN(CELLS[name](4)).apply(variables, inputs)
+    their_carry, theirs = nn.RNN(CELLS[name](4), return_carry=True).apply(variables, inputs)
+    np.testing.assert_allclose(outputs, theirs, rtol=1e-12)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), carry, their_carry)
+
+
+def test_flaxs_cells_run_in_our_driver_under_masks_and_resets(x64):
+    inputs = jax.random.normal(jax.random.key(0), (2, 5, 3))
+    ours = RNN(nn.GRUCell(4, param_dtype=jnp.float64))
+    variables = ours.init(jax.random.key(1), inputs)
+    _, plain = ours.apply(variables, inputs)
+    theirs = nn.RNN(nn.GRUCell(4, param_dtype=jnp.float64)).apply(variables, inputs)
+    np.testing.assert_allclose(plain, theirs, rtol=1e-12)
+    mask = jnp.array([[1, 1, 0, 0, 0], [1, 1, 1, 1, 1]], bool)
+    carry, outputs = ours.apply(variables, inputs, mask=mask)
+    np.testing.assert_allclose(outputs[0], jnp.where(mask[0, :, None], plain[0], 0), rtol=1e-12)
+    np.testing.assert_allclose(carry[0], plain[0, 1], rtol=1e-12)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("name", CELLS)
+def test_a_padded_batch_equals_the_loop_over_single_sequences(x64, name, reverse):
+    lengths, width = jnp.array([5, 2, 0]), 5
+    inputs = jax.random.normal(jax.random.key(0), (3, width, 3))
+    layer = RNN(CELLS[name](4), reverse=reverse)
+    variables = layer.init(jax.random.key(1), inputs)
+    weight = jax.random.normal(jax.random.key(2), (3, width, 4))
+
+    def padded(variables):
+        mask = lengths_to_mask(lengths, width)
+        return (layer.apply(variables, inputs, mask=mask)[1] * weight).sum()
+
+    def looped(variables):
+        total = 0.0
+        for row, length in enumerate([5, 2]):
+            _, outputs = layer.apply(variables, inputs[row : row + 1, :length])
+            total += (outputs[0] * weight[row, :length]).sum()
+        return total
+
+    value, gradient = jax.value_and_grad(padded)(variables)
+    expected, expected_gradient = jax.value_and_grad(looped)(variables)
+    np.testing.assert_allclose(value, expected, rtol=1e-12)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12),
+        gradient,
+        expected_gradient,
+    )
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_reset_begins_a_new_sequence(x64, name):
+    inputs = jax.random.normal(jax.random.key(0), (2, 6, 3))
+    layer = RNN(CELLS[name](4))
+    variables = layer.init(jax.random.key(1), inputs)
+    reset = jnp.zeros((2, 6), bool).at[0, 4].set(True)
+    _, outputs = layer.apply(variables, inputs, reset=reset)
+    _, plain = layer.apply(variables, inputs)
+    _, tail = layer.apply(variables, inputs[:, 4:])
+    np.testing.assert_allclose(outputs[1], plain[1], rtol=1e-12)
+    np.testing.assert_allclose(outputs[0, :4], plain[0, :4], rtol=1e-12)
+    np.testing.assert_allclose(outputs[0, 4:], tail[0], rtol=1e-12)
+
+
+def test_two_windows_with_carried_state_are_one_long_window(x64):
+    inputs = jax.random.normal(jax.random.key(0), (2, 6, 3))
+    layer = Stacked([RNN(CELLS["lstm"](4)), RNN(CELLS["gru"](5))])
+    variables = layer.init(jax.random.key(1), inputs)
+    _, whole = layer.apply(variables, inputs)
+    carry, first = layer.apply(variables, inputs[:, :4])
+    _, second = layer.apply(variables, inputs[:, 4:], initial_carry=carry)
+    np.testing.assert_allclose(jnp.concatenate([first, second], 1), whole, rtol=1e-12)
+
+
+def test_both_directions_see_the_right_end_of_each_sequence(x64):
+    inputs = jax.random.normal(jax.random.key(0), (2, 5, 3))
+    layer = Bidirectional(RNN(CELLS["gru"](4)), RNN(CELLS["gru"](4), reverse=True))
+    variables = layer.init(jax.random.key(1), inputs)
+    mask = lengths_to_mask(jnp.array([3, 5]), 5)
+    _, outputs = layer.apply(variables, inputs, mask=mask)
+    _, alone = layer.apply(variables, inputs[:1, :3])
+    np.testing.assert_allclose(outputs[0, :3], alone[0], rtol=1e-12)
+    assert not outputs[0, 3:].any()
+
+
+def test_the_learned_initial_carry_is_a_parameter_with_a_gradient():
+    inputs = jnp.ones((2, 3, 3))
+    layer = RNN(LSTMCell(4), learned_initial_carry=True)
+    variables = layer.init(jax.random.key(0), inputs)
+    gradient = jax.grad(lambda v: layer.apply(v, inputs)[1].sum())(variables)
+    assert all(jnp.abs(leaf).max() > 0 for leaf in gradient["params"]["initial_carry"])
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters(name):
+    inputs = jax.random.normal(jax.random.key(0), (2, 5, 3))
+    cell = CELLS[name](4).clone(param_dtype=jnp.float32)
+    layer = RNN(cell.clone(dtype=jnp.bfloat16))
+    variables = layer.init(jax.random.key(1), inputs)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
+    carry, outputs = layer.apply(variables, inputs)
+    assert {leaf.dtype for leaf in jax.tree.leaves((carry, outputs))} == {jnp.dtype(jnp.bfloat16)}
+    _, exact = RNN(cell).apply(variables, inputs)
+    np.testing.assert_allclose(outputs.astype(jnp.float32), exact, atol=0.03)
+
+
+def test_the_forget_bias_and_the_orthogonal_blocks_are_as_documented():
+    params = LSTMCell(4).init(
+        jax.random.key(0), LSTMCell(4).initialize_carry(None, (1, 3)), jnp.ones((1, 3))
+    )
+    params = params["params"]
+    np.testing.assert_array_equal(params["bias"], [0] * 4 + [1] * 4 + [0] * 8)
+    for block in jnp.split(params["recurrent_kernel"], 4, axis=1):
+        np.testing.assert_allclose(block.T @ block, jnp.eye(4), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "flags", "message"),
+    [
+        ((2, 5), {}, r"RNN expects inputs \[B, T, F\], got \[2, 5\]"),
+        (
+            (2, 5, 3),
+            {"mask": np.ones((2, 4), bool)},
+            r"expects mask bool\[2, 5\], got bool\[2, 4\]",
+        ),
+        ((2, 5, 3), {"mask": np.ones((2, 5))}, r"expects mask bool\[2, 5\], got float64"),
+        ((2, 5, 3), {"reset": np.ones((2, 5), int)}, r"expects reset bool\[2, 5\], got int64"),
+    ],
+)
+def test_mistakes_are_named(inputs, flags, message):
+    layer = RNN(VanillaCell(4))
+    with pytest.raises(UserError, match=message):
+        layer.init(jax.random.key(0), np.zeros(inputs, np.float32), **flags)
+
+
+TORCH_BLOCKS = {"lstm": (0, 1, 3, 2), "gru_reset_after": (0, 1, 2), "vanilla": (0,)}
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", TORCH_BLOCKS)
+def test_values_and_gradients_equal_torch(x64, torch, name):
+    twin = {"lstm": torch.nn.LSTM, "gru_reset_after": torch.nn.GRU, "vanilla": torch.nn.RNN}[name]
+    theirs = twin(3, 4, batch_first=True, dtype=torch.float64)
+    blocks = TORCH_BLOCKS[name]
+
+    def reorder(array):
+        parts = np.split(array.detach().numpy(), len(blocks))
+        return np.concatenate([parts[index] for index in blocks])
+
+    bias_ih, bias_hh = reorder(theirs.bias_ih_l0), reorder(theirs.bias_hh_l0)
+    params = {
+        "kernel": reorder(theirs.weight_ih_l0).T,
+        "recurrent_kernel": reorder(theirs.weight_hh_l0).T,
+        "bias": bias_ih + bias_hh,
+    }
+    if name == "gru_reset_after":
+        params["bias"] = bias_ih + np.concatenate([bias_hh[:8], np.zeros(4)])
+        params["bias_hn"] = bias_hh[8:]
+    inputs = np.random.default_rng(0).normal(size=(2, 5, 3))
+
+    def loss(params):
+        return jnp.sin(RNN(CELLS[name](4)).apply({"params": {"cell": params}}, inputs)[1]).sum()
+
+    value, gradient = jax.value_and_grad(loss)(params)
+    expected = torch.sin(theirs(torch.tensor(inputs))[0]).sum()
+    expected.backward()
+    np.testing.assert_allclose(value, expected.item(), rtol=1e-12)
+    np.testing.assert_allclose(gradient["kernel"], reorder(theirs.weight_ih_l0.grad).T, rtol=1e-10)
+    np.testing.assert_allclose(
+        gradient["recurrent_kernel"], reorder(theirs.weight_hh_l0.grad).T, rtol=1e-10
+    )
