@@ -1,0 +1,152 @@
+"""The mains as a user meets them: what they print, and one line for every mistake."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.processes import ROOT, run
+
+CNN = "--config=configs/mnist1d.py:cnn"
+TEXT = "--config=configs/char_lm.py"
+QUICK = (
+    "--config.num_steps=20",
+    "--config.eval_every=10",
+    "--config.checkpoint_every=10",
+    "--config.log_every=10",
+)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A trained digit classifier and a trained character model."""
+    folder = tmp_path_factory.mktemp("runs")
+    small = ("--config.model.cell.features=16", "--config.data.sequence_length=16")
+    first = run("train", "--config=configs/digits.py:mlp", f"--workdir={folder / 'digits'}", *QUICK)
+    second = run("train", TEXT, f"--workdir={folder / 'text'}", *QUICK, *small)
+    for found in (first, second):
+        assert found.returncode == 0, found.stderr
+    return folder, first, second
+
+
+def test_training_ends_by_saying_where_things_are_and_what_to_try(runs):
+    folder, first, second = runs
+    for word in ("accuracy", "test", "learning_curve.png", "tensorboard", "checkpoints"):
+        assert word in first.stdout
+    assert first.stdout.count("python -m experiments.") == 2
+    assert f"experiments.generate --workdir={folder / 'text'}" in second.stdout
+    assert "Traceback" not in first.stderr + second.stderr
+    assert "WARNING" not in first.stderr, first.stderr
+
+
+def test_evaluation_agrees_with_the_summary(runs):
+    folder = runs[0]
+    found = run("evaluate", f"--workdir={folder / 'digits'}", "--split=test", "--json")
+    summary = json.loads((folder / "digits" / "summary.json").read_text())
+    values = json.loads(found.stdout)
+    assert values["accuracy"] == summary["test"]["accuracy"]
+    assert values["step"] == summary["evaluated_step"]
+    table = run("evaluate", f"--workdir={folder / 'text'}", "--split=validation")
+    assert "bits per character" in table.stdout and table.returncode == 0
+
+
+def test_generation_is_reproducible_and_as_long_as_asked(runs):
+    text = f"--workdir={runs[0] / 'text'}"
+    first = run("generate", text, "--prompt=The ", "--length=70", "--seed=3")
+    again = run("generate", text, "--prompt=The ", "--length=70", "--seed=3")
+    assert first.stdout == again.stdout and first.stdout.startswith("The ")
+    assert len(first.stdout) == len("The ") + 70 + 1
+    greedy = [run("generate", text, "--temperature=0", f"--seed={s}").stdout for s in (1, 2)]
+    assert greedy[0] == greedy[1]
+
+
+# (main, arguments, what the line says); {runs} and {tmp} are folders, {work} must stay absent.
+MISTAKES = [
+    ("train", ["--workdir={work}"], "--config is missing"),
+    ("train", [CNN], "--workdir is missing"),
+    ("train", ["--config=configs/mnits.py", "--workdir={work}"], "no file 'configs/mnits.py'"),
+    ("train", ["--config=configs/mnist1d.py:cn", "--workdir={work}"], "did you mean cnn?"),
+    ("train", [CNN, "--workdir={work}", "--config.batch_siz=3"], "did you mean batch_size"),
+    (
+        "train",
+        [CNN, "--workdir={work}", "--config.optimizer.learning_rat=3"],
+        "--config.optimizer has no field 'learning_rat'; did you mean learning_rate?",
+    ),
+    ("train", [CNN, "--workdir={work}", "--config.model.drop=3"], "did you mean dropout?"),
+    ("train", [CNN, "--workdir={work}", "--config.seed.x=3"], "config.seed is 0, which has no"),
+    ("train", [CNN, "--workdir={work}", "--config.batch_size=many"], "invalid literal for int"),
+    ("train", [CNN, "--workdir={work}", "--config.model=MLP"], "not supported for overriding"),
+    ("train", [CNN, "--workdir={work}", "--config.data.augment=x"], "not supported"),
+    ("train", [CNN, "--workdir={work}", "--config.batch_size=-4"], "batch_size must be a whole"),
+    ("train", ["--config.seed=1", CNN, "--workdir={work}"], "comes before its overrides"),
+    ("train", [CNN, "--workdir={work}", "--wrokdir=x"], "unknown flag --wrokdir; did you mean w"),
+    ("train", [CNN, "--workdir={work}", "stray"], "unexpected argument 'stray'"),
+    ("train", [CNN, "--workdir={work}", "--config.data.name=mnits"], "did you mean"),
+    ("train", [CNN, "--workdir={work}", "--config.data.name=cifar10"], "is not prepared in"),
+    ("train", [TEXT, "--workdir={work}", "--config.data.path=/no/text"], "no file or folder"),
+    ("train", [TEXT, "--workdir={work}", "--config.data.path={tmp}/empty"], "file is empty"),
+    ("train", [TEXT, "--workdir={work}", "--config.data.path={tmp}/bytes"], "is not utf-8"),
+    ("train", [TEXT, "--workdir={work}", "--config.data.path={tmp}/short"], "is shorter than one"),
+    ("train", [CNN, "--workdir={work}", "--config.batch_size=99999"], "is larger than the 3600"),
+    ("train", [CNN, "--workdir={runs}/digits"], "holds another experiment"),
+    ("train", [CNN, "--workdir=/proc/nowhere"], "cannot write the work directory"),
+    ("train", [CNN, "--workdir={tmp}/empty"], "is a file; choose another --workdir"),
+    ("evaluate", [], "--workdir is missing"),
+    ("evaluate", ["--workdir={work}"], "is no work directory"),
+    ("evaluate", ["--workdir={runs}/digits", "--split=tset"], "did you mean test?"),
+    ("evaluate", ["--workdir={runs}/digits", "--checkpoint=7"], "there are best, last, [10, 20]"),
+    ("generate", ["--workdir={runs}/digits"], "is no character model but a MLP"),
+    ("generate", ["--workdir={runs}/text", "--prompt=\u4f60"], "that the model's vocabulary lacks"),
+    ("generate", ["--workdir={runs}/text", "--temperature=-1"], "temperature must not be negative"),
+    ("generate", ["--workdir={runs}/text", "--length=-1"], "--length=-1"),
+    ("generate", ["--workdir={runs}/text", "--prompt="], "--prompt is empty"),
+]
+
+
+@pytest.fixture(scope="module")
+def answers(runs, tmp_path_factory):
+    """Every mistake made, two at a time, since most of the time goes to starting up."""
+    tmp, work = tmp_path_factory.mktemp("texts"), tmp_path_factory.mktemp("work") / "run"
+    (tmp / "empty").write_text("")
+    (tmp / "bytes").write_bytes(bytes(range(128, 256)) * 30)
+    (tmp / "short").write_text("too short")
+    before = {f: f.read_bytes() for f in runs[0].rglob("*") if f.is_file()}
+
+    def make(mistake):
+        main, arguments, _ = mistake
+        places = {"runs": runs[0], "tmp": tmp, "work": work}
+        return run(main, *(a.format(**places) for a in arguments))
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(make, MISTAKES))
+    after = {f: f.read_bytes() for f in runs[0].rglob("*") if f.is_file()}
+    return found, work, before == after
+
+
+@pytest.mark.parametrize("index", range(len(MISTAKES)), ids=[m[2][:40] for m in MISTAKES])
+def test_a_mistake_is_one_line_and_status_2(answers, index):
+    found, message = answers[0][index], MISTAKES[index][2]
+    assert found.returncode == 2, found.stderr
+    assert message in found.stderr
+    assert len(found.stderr.strip().splitlines()) == 1, found.stderr
+    assert found.stderr.startswith(f"experiments.{MISTAKES[index][0]}: ")
+    assert found.stdout == ""
+
+
+def test_no_mistake_touches_a_work_directory(answers):
+    _, work, unchanged = answers
+    assert not work.exists() and unchanged
+
+
+def test_the_makefile_names_what_a_machine_lacks(tmp_path):
+    import subprocess
+
+    old = tmp_path / "python"
+    old.write_text('#!/bin/sh\ncase "$2" in *version*) exit 1;; esac\n')
+    old.chmod(0o755)
+    command = ["make", "train", f"PYTHON={old}", f"VENV={tmp_path / 'venv'}"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode != 0 and "needs Python 3.11, 3.12 or 3.13" in found.stderr
+    old.write_text('#!/bin/sh\ncase "$2" in *ensurepip*) exit 1;; esac\n')
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode != 0 and "install its venv package" in found.stderr

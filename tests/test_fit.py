@@ -1,0 +1,330 @@
+"""`fit` from end to end on small experiments, in this process."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from configs import mnist1d
+from nn_lib.checks import UserError
+from nn_lib.data import DataConfig
+from nn_lib.data.batches import ExampleBatches
+from nn_lib.models import MLP, CharLM
+from nn_lib.objectives import classify, next_token
+from nn_lib.optim import OptimizerConfig
+from nn_lib.recurrent import GRUCell
+from nn_lib.train import Experiment, fit, restore
+from nn_lib.train.checkpoint import Checkpoints
+from nn_lib.train.interrupt import Interrupted
+from nn_lib.train.loop import Best, Diverged, Run
+from tests.test_codec import CONFIGS
+
+
+def small(**fields) -> Experiment:
+    """A multi-layer perceptron on digits for twenty steps."""
+    defaults = {
+        "model": MLP(hidden=(8,)),
+        "objective": classify,
+        "data": DataConfig(name="digits"),
+        "optimizer": OptimizerConfig(name="adam", learning_rate=1e-2),
+        "batch_size": 32,
+        "num_steps": 20,
+        "eval_every": 10,
+        "checkpoint_every": 5,
+        "log_every": 5,
+        "select_by": "accuracy",
+        "select_mode": "max",
+    }
+    return Experiment(**{**defaults, **fields})
+
+
+NAN = float("nan")
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def final_leaves(workdir, step):
+    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
+    try:
+        return checkpoints.read(step)[0]
+    finally:
+        checkpoints.close()
+
+
+def test_a_run_leaves_everything_that_was_promised(tmp_path):
+    summary = fit(small(), tmp_path / "run", quiet=True)
+    names = {file.name for file in (tmp_path / "run").iterdir()}
+    assert {"config.json", "data.json", "metrics.jsonl", "timings.jsonl", "summary.json"} <= names
+    assert {"learning_curve.png", "confusion_test.png", "confusion_validation.png"} <= names
+    assert any(name.startswith("events") for name in names)
+    assert summary == json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert {"accuracy", "loss"} <= set(summary["test"])
+    found = lines(tmp_path / "run")
+    assert [(r["step"], r["split"]) for r in found] == [
+        *[(5, "train"), (10, "train"), (10, "validation")],
+        *[(15, "train"), (20, "train"), (20, "validation")],
+    ]
+    assert {"learning_rate", "gradient_norm", "update_to_weight", "loss"} <= set(found[0])
+    assert found[0]["learning_rate"] == pytest.approx(1e-2)
+    timings = [json.loads(t) for t in (tmp_path / "run" / "timings.jsonl").read_text().splitlines()]
+    assert {t["event"] for t in timings} == {"train", "evaluate", "checkpoint"}
+    assert all(t["steps_per_second"] > 0 for t in timings if t["event"] == "train")
+
+
+def test_two_runs_are_equal_and_another_seed_is_not(tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        fit(small(seed=seed), tmp_path / name, quiet=True)
+    text = [(tmp_path / name / "metrics.jsonl").read_text() for name in "abc"]
+    assert text[0] == text[1] != text[2]
+
+
+def test_a_longer_run_continues_a_shorter_one_as_if_it_had_never_stopped(tmp_path):
+    fit(small(num_steps=12), tmp_path / "a", quiet=True)
+    fit(small(num_steps=20), tmp_path / "a", quiet=True)
+    fit(small(num_steps=20), tmp_path / "b", quiet=True)
+    ours, theirs = (final_leaves(tmp_path / name, 20) for name in "ab")
+    for path, leaf in ours.items():
+        if not path.startswith("metrics"):
+            np.testing.assert_array_equal(leaf, theirs[path], err_msg=path)
+
+
+def test_the_restored_model_scores_what_the_summary_says(tmp_path):
+    summary = fit(small(), tmp_path, quiet=True)
+    trained = restore(tmp_path)
+    assert trained.step == summary["evaluated_step"]
+    pairs = trained.evaluate("test")
+    assert float(pairs["accuracy"][0] / pairs["accuracy"][1]) == summary["test"]["accuracy"]
+    test = trained.experiment.data
+    assert test.name == "digits" and trained.experiment.model.num_classes == 10
+
+
+def test_the_best_checkpoint_is_that_of_the_best_validation_line(tmp_path):
+    summary = fit(small(num_steps=60, eval_every=5, checkpoint_every=0), tmp_path, quiet=True)
+    scores = {r["step"]: r["accuracy"] for r in lines(tmp_path) if r["split"] == "validation"}
+    assert summary["evaluated_step"] == max(scores, key=lambda step: (scores[step], -step))
+    assert summary["validation"]["accuracy"] == max(scores.values())
+
+
+@pytest.mark.parametrize(
+    ("mode", "values", "expected"),
+    [
+        ("max", [1.0, float("nan"), 3.0, 2.0, float("inf")], 3.0),
+        ("min", [2.0, float("nan"), 1.0], 1.0),
+    ],
+)
+def test_a_value_that_is_not_finite_is_never_the_best(mode, values, expected):
+    best = Best()
+    for step, value in enumerate(values):
+        if best.improved_by(value, mode):
+            best = Best(step, value)
+    assert best.value == expected
+
+
+def test_the_test_split_is_read_by_the_final_evaluation_only(tmp_path, monkeypatch):
+    read = []
+    original = Run.measure
+
+    def measure(self, state, split):
+        read.append((split, int(state.step)))
+        return original(self, state, split)
+
+    monkeypatch.setattr(Run, "measure", measure)
+    fit(small(), tmp_path, quiet=True)
+    assert [split for split, _ in read].count("test") == 1
+    assert read[-1][0] == "test"
+
+
+def test_a_data_set_without_validation_is_trained_and_its_last_state_tested(tmp_path):
+    data = DataConfig(name="mnist1d", train_split="train", validation_split="")
+    summary = fit(small(data=data), tmp_path, quiet=True)
+    assert "validation" not in summary and summary["evaluated_step"] == 20
+
+
+def test_the_whole_training_split_can_be_one_batch(tmp_path):
+    fit(small(batch_size=0, num_steps=2, eval_every=0), tmp_path, quiet=True)
+    assert [r["step"] for r in lines(tmp_path) if r["split"] == "train"] == [2]
+
+
+def test_a_diverging_run_stops_with_its_last_good_checkpoint(tmp_path, monkeypatch):
+    good = ExampleBatches.at
+
+    def poisoned(self, step):
+        batch = good(self, step)
+        inputs = batch["inputs"].astype(np.float32)
+        return {**batch, "inputs": inputs if step < 7 else inputs * np.nan}
+
+    monkeypatch.setattr(ExampleBatches, "at", poisoned)
+    with pytest.raises(Diverged, match=r"not finite in each of the last \d+ steps .* is intact"):
+        fit(small(max_bad_steps=3), tmp_path, quiet=True)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", read_only=True)
+    assert checkpoints.steps() == [5]
+    leaves, _ = checkpoints.read(5)
+    checkpoints.close()
+    assert all(np.isfinite(np.asarray(leaf, np.float64)).all() for leaf in leaves.values())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_first_and_the_run_goes_on_to_the_same_end(tmp_path, monkeypatch, number):
+    good = ExampleBatches.at
+
+    def interrupting(self, step):
+        if step == 7:
+            os.kill(os.getpid(), number)
+        return good(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ExampleBatches, "at", interrupting)
+        with pytest.raises(Interrupted) as stopped:
+            fit(small(), tmp_path / "a", quiet=True)
+    assert stopped.value.signal == number and stopped.value.step in (7, 8)
+    fit(small(), tmp_path / "a", quiet=True)
+    fit(small(), tmp_path / "b", quiet=True)
+    assert (tmp_path / "a/metrics.jsonl").read_bytes() == (
+        tmp_path / "b/metrics.jsonl"
+    ).read_bytes()
+    ours, theirs = (final_leaves(tmp_path / name, 20) for name in "ab")
+    for path, leaf in ours.items():
+        np.testing.assert_array_equal(leaf, theirs[path], err_msg=path)
+
+
+@pytest.mark.parametrize(("module", "variant"), CONFIGS)
+def test_every_config_takes_one_shrunk_step(tmp_path, module, variant):
+    config = module.get_config(variant)
+    if module.__name__ == "configs.mnist":  # needs a prepared set; digits have its kind of images
+        config.data.name = "digits"
+        config.data.prepare = upscale
+    if config.objective is next_token:
+        config.model = config.model.clone(cell=config.model.cell.clone(features=4))
+        config.data.sequence_length = 8
+    config = dataclasses.replace(config, batch_size=4, num_steps=1, eval_every=0, log_every=1)
+    config.data.train_split = {"digits": "train[:8]", "mnist1d": "train[:8]"}.get(config.data.name)
+    config.data.validation_split = ""
+    config.evaluate_with = "last"
+    run = Run.prepare(config)
+    before = jax.tree.map(np.array, run.initial_state.params)
+    after = run.train_step(run.initial_state, run.batches.at(0))
+    assert int(after.skipped_steps) == 0 and int(after.step) == 1
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), before, after.params)
+    assert any(jax.tree.leaves(moved))
+
+
+def upscale(images):
+    """8x8 digits as the 32x32 that LeNet expects."""
+    return images.repeat(4, 1).repeat(4, 2).astype(np.float32)
+
+
+def text_experiment(path, **fields) -> Experiment:
+    return Experiment(
+        **{
+            "model": CharLM(cell=GRUCell(8)),
+            "objective": next_token,
+            "data": DataConfig(path=str(path), sequence_length=8),
+            "optimizer": OptimizerConfig(learning_rate=1e-2),
+            "batch_size": 4,
+            "num_steps": 6,
+            "eval_every": 3,
+            "checkpoint_every": 3,
+            "log_every": 3,
+            "eval_batch_size": 2,
+            **fields,
+        }
+    )
+
+
+def test_a_text_is_trained_and_refused_when_it_has_changed(tmp_path):
+    text = tmp_path / "text"
+    text.write_text("to be or not to be, that is the question. " * 40)
+    summary = fit(text_experiment(text), tmp_path / "run", quiet=True)
+    assert 0 < summary["test"]["bits_per_character"] < 6
+    assert restore(tmp_path / "run").facts.vocabulary.characters[0] == " "
+    text.write_text("to be or not to be, that si the question. " * 40)
+    with pytest.raises(UserError, match="was trained on other data"):
+        fit(text_experiment(text), tmp_path / "run", quiet=True)
+    with pytest.raises(UserError, match="not what this run was trained on"):
+        restore(tmp_path / "run").evaluate("test")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"batch_size": -1}, r"batch_size must be a whole number, 0 or more .* got -1"),
+        ({"num_steps": 0}, "num_steps must be a whole number, 1 or more, got 0"),
+        ({"log_every": 0}, "log_every must be a whole number, 1 or more, got 0"),
+        ({"seed": 2**32}, r"seed must be below 2\*\*32"),
+        ({"batch_size": 2000}, "batch_size 2000 is larger than the 1257 training examples"),
+        ({"select_by": "acuracy"}, "select_by 'acuracy' is unknown; did you mean accuracy"),
+        ({"select_mode": "up"}, "select_mode must be max or min, got 'up'"),
+        ({"evaluate_with": "first"}, "evaluate_with must be best or last, got 'first'"),
+        ({"model": MLP(num_classes=3)}, "model.num_classes is 3, but data set 'digits' has 10"),
+        ({"model": MLP(hidden=(-3,))}, "MLP cannot be initialised on inputs float32"),
+        ({"optimizer": OptimizerConfig(name="adm")}, "did you mean adam"),
+        ({"model": MLP(activation=lambda x: x)}, "experiment.model.activation is a lambda"),
+    ],
+)
+def test_a_mistake_is_named_and_nothing_is_written(tmp_path, fields, message):
+    with pytest.raises(UserError, match=message):
+        fit(small(**fields), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def tree(folder):
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_work_directory_of_another_experiment_is_left_as_it_was(tmp_path):
+    fit(small(), tmp_path, quiet=True)
+    before = tree(tmp_path)
+    with pytest.raises(UserError, match=r"another experiment: batch_size was 32, is 16; seed was"):
+        fit(small(batch_size=16, seed=3), tmp_path, quiet=True)
+    with pytest.raises(UserError, match=r"was 'nn_lib.models.mlp:MLP', is 'nn_lib.models.convnet"):
+        fit(mnist1d.get_config("cnn"), tmp_path, quiet=True)
+    assert tree(tmp_path) == before
+
+
+def test_settings_that_compute_nothing_may_change(tmp_path):
+    fit(small(), tmp_path, quiet=True)
+    fit(small(log_every=2, eval_every=4, checkpoint_every=3, num_steps=24), tmp_path, quiet=True)
+    assert lines(tmp_path)[-1]["step"] == 24
+
+
+def test_a_schedule_that_ends_with_the_run_cannot_be_made_longer(tmp_path):
+    cosine = OptimizerConfig(schedule="cosine")
+    fit(small(optimizer=cosine), tmp_path, quiet=True)
+    with pytest.raises(UserError, match=r"optimizer.decay_steps was 20, is 24"):
+        fit(small(optimizer=cosine, num_steps=24), tmp_path, quiet=True)
+
+
+def test_a_folder_of_other_things_is_not_taken_over(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(UserError, match=r"holds other files and no config.json"):
+        fit(small(), tmp_path, quiet=True)
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_file_is_no_work_directory(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file; choose another"):
+        fit(small(), tmp_path / "file", quiet=True)
+
+
+def test_two_processes_cannot_train_in_one_directory(tmp_path):
+    import filelock
+
+    fit(small(), tmp_path, quiet=True)
+    with filelock.FileLock(tmp_path / ".lock"), pytest.raises(UserError, match="another process"):
+        fit(small(), tmp_path, quiet=True)
+
+
+def test_half_a_line_and_lines_beyond_the_checkpoint_are_dropped_on_resume(tmp_path):
+    fit(small(), tmp_path, quiet=True)
+    metrics = tmp_path / "metrics.jsonl"
+    before = metrics.read_text()
+    metrics.write_text(before + '{"step": 25, "split": "train"}\n{"step": 3')
+    fit(small(), tmp_path, quiet=True)
+    assert metrics.read_text() == before
