@@ -208,7 +208,7 @@ def test_every_config_takes_one_shrunk_step(tmp_path, module, variant):
     config.evaluate_with = "last"
     run = Run.prepare(config)
     before = jax.tree.map(np.array, run.initial_state.params)
-    after = run.train_step(run.initial_state, run.batches.at(0))
+    after, _ = run.train_step(run.initial_state, run.batches.at(0))
     assert int(after.skipped_steps) == 0 and int(after.step) == 1
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), before, after.params)
     assert any(jax.tree.leaves(moved))

@@ -11,7 +11,6 @@ from typing import Any
 
 import flax.errors
 import jax
-import jax.numpy as jnp
 
 from nn_lib import metrics
 from nn_lib.checks import UserError, check_choice
@@ -67,7 +66,6 @@ class Run:
       experiment: with every field resolved.
       train_step: jitted; the old state's memory becomes the new one's.
       eval_step: jitted.
-      schedule: learning rate as a function of the updates made.
     """
 
     experiment: Experiment
@@ -76,7 +74,6 @@ class Run:
     initial_state: TrainState
     train_step: Callable
     eval_step: Callable
-    schedule: Callable
 
     @classmethod
     def prepare(cls, experiment: Experiment) -> "Run":
@@ -99,6 +96,7 @@ class Run:
             model,
             objective,
             optimizer,
+            schedule,
             prepare=experiment.data.prepare,
             augment=experiment.data.augment,
             log_every=experiment.log_every,
@@ -111,7 +109,6 @@ class Run:
             initial_state=state,
             train_step=jax.jit(train_step, donate_argnums=0),
             eval_step=jax.jit(eval_step),
-            schedule=schedule,
         )
 
     def measure(self, state: TrainState, split: str) -> dict[str, tuple]:
@@ -119,6 +116,11 @@ class Run:
         variables = {"params": state.params, **state.model_state}
         size = self.experiment.eval_batch_size
         return evaluate(self.eval_step, variables, self.experiment.model, self.data, split, size)
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Names of the training metrics."""
+        return tuple(sorted(self.initial_state.metrics))
 
     @property
     def parameters(self) -> int:
@@ -151,37 +153,23 @@ def _train(run: Run, path: Path, checkpoints: Checkpoints, stop, quiet: bool):
         start=start, stop=experiment.num_steps, batch_size=run.batches.batch_size, quiet=quiet
     )
     progress.say(_headline(run, path, start))
+    log = _TrainingLog(run, writer, progress, start)
     validate = "validation" in run.data.readers
-    clock = time.monotonic()
-    clock_step = start
     try:
         for step, batch in enumerate(prefetch(run.batches, start, experiment.num_steps), start + 1):
-            state = run.train_step(state, batch)
+            state, report = run.train_step(state, batch)
             progress.advance()
+            log.write()  # the line of an earlier step, while this one runs
             last = step == experiment.num_steps
-
-            if step % experiment.log_every == 0 or last:
-                values = _training_metrics(run, state)
-                now = time.monotonic()
-                rate = (step - clock_step) / (now - clock)
-                clock, clock_step = now, step
-                writer.metrics(step, "train", values)
-                writer.timing(
-                    step,
-                    "train",
-                    steps_per_second=rate,
-                    examples_per_second=rate * run.batches.batch_size,
-                )
-                progress.note({"loss": values["loss"]})
-                _stop_if_diverged(run, state, step)
+            if last or step % experiment.log_every == 0:
+                log.hold(step, report)
 
             new_best = False
             if validate and (last or _due(step, experiment.eval_every)):
-                began = time.monotonic()
-                values = metrics.means(run.measure(state, "validation"))
+                log.write()
+                with log.pause("evaluate", step):
+                    values = metrics.means(run.measure(state, "validation"))
                 writer.metrics(step, "validation", values)
-                writer.timing(step, "evaluate", seconds=time.monotonic() - began)
-                clock += time.monotonic() - began
                 value = values[experiment.select_by]
                 new_best = best.improved_by(value, experiment.select_mode)
                 if new_best:
@@ -190,12 +178,11 @@ def _train(run: Run, path: Path, checkpoints: Checkpoints, stop, quiet: bool):
 
             asked = stop.number is not None
             if last or asked or new_best or _due(step, experiment.checkpoint_every):
-                began = time.monotonic()
-                if not int(state.bad_steps):
-                    checkpoints.save(step, state, _note(run, best))
-                _stop_if_diverged(run, state, step)
-                writer.timing(step, "checkpoint", seconds=time.monotonic() - began)
-                clock += time.monotonic() - began
+                log.write()
+                with log.pause("checkpoint", step):
+                    if not int(state.bad_steps):
+                        checkpoints.save(step, state, _note(run, best))
+                _stop_if_diverged(run, int(state.bad_steps), step)
             if asked:
                 break
         checkpoints.wait()
@@ -203,6 +190,47 @@ def _train(run: Run, path: Path, checkpoints: Checkpoints, stop, quiet: bool):
         progress.close()
         writer.close()
     return state, best
+
+
+class _TrainingLog:
+    """Writes the lines of training metrics one step late, so that no step waits for the disk."""
+
+    def __init__(self, run: Run, writer: Writer, progress: Progress, start: int):
+        self._run, self._writer, self._progress = run, writer, progress
+        self._held: tuple[int, dict] | None = None
+        self._step, self._clock = start, time.monotonic()
+
+    def hold(self, step: int, report: dict) -> None:
+        """Keeps the report of a step to be written."""
+        self._held = (step, report)
+
+    def write(self) -> None:
+        """Writes what is held, if anything; waits for its step to be done."""
+        if self._held is None:
+            return
+        step, report = self._held
+        self._held = None
+        report = jax.device_get(report)
+        now = time.monotonic()
+        rate = (step - self._step) / max(now - self._clock, 1e-9)
+        self._step, self._clock = step, now
+        values = metrics.means(dict(zip(self._run.metric_names, report["metrics"])))
+        values["learning_rate"] = float(report["learning_rate"])
+        values["skipped_steps"] = int(report["skipped_steps"])
+        self._writer.metrics(step, "train", values)
+        examples = rate * self._run.batches.batch_size
+        self._writer.timing(step, "train", steps_per_second=rate, examples_per_second=examples)
+        self._progress.note({"loss": values["loss"]})
+        _stop_if_diverged(self._run, int(report["bad_steps"]), step)
+
+    @contextlib.contextmanager
+    def pause(self, event: str, step: int) -> Iterator[None]:
+        """Times something that is not training, and leaves it out of the steps a second."""
+        began = time.monotonic()
+        yield
+        seconds = time.monotonic() - began
+        self._clock += seconds
+        self._writer.timing(step, event, seconds=seconds)
 
 
 def _resume(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, Best, int]:
@@ -262,22 +290,12 @@ def _model_errors(model, batch: dict) -> Iterator[None]:
         ) from error
 
 
-def _training_metrics(run: Run, state: TrainState) -> dict[str, float]:
-    """Means since the last line, the learning rate, and the number of skipped steps."""
-    sums, skipped, step = jax.device_get((state.metrics, state.skipped_steps, state.step))
-    values = metrics.means(sums)
-    values["learning_rate"] = float(run.schedule(jnp.asarray(step - skipped - 1)))
-    values["skipped_steps"] = float(skipped)
-    return values
-
-
-def _stop_if_diverged(run: Run, state: TrainState, step: int) -> None:
-    bad = int(state.bad_steps)
-    if bad >= run.experiment.max_bad_steps:
+def _stop_if_diverged(run: Run, bad_steps: int, step: int) -> None:
+    if bad_steps >= run.experiment.max_bad_steps:
         raise Diverged(
-            f"the loss or its gradient was not finite in each of the last {bad} steps (at step "
-            f"{step}); the last good checkpoint is intact. Lower optimizer.learning_rate, or set "
-            "optimizer.clip_norm"
+            f"the loss or its gradient was not finite in each of the last {bad_steps} steps (at "
+            f"step {step}); the last good checkpoint is intact. Lower optimizer.learning_rate, or "
+            "set optimizer.clip_norm"
         )
 
 
@@ -302,7 +320,7 @@ def _headline(run: Run, path: Path, start: int) -> str:
 
 
 def _is_measured(run: Run, name: str) -> bool:
-    return name in run.initial_state.metrics
+    return name in run.metric_names
 
 
 def _due(step: int, every: int) -> bool:

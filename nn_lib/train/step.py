@@ -13,19 +13,24 @@ def make_train_step(
     model,
     objective: Callable,
     optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
     *,
     prepare: Callable | None = None,
     augment: Callable | None = None,
     log_every: int = 1,
-) -> Callable[[TrainState, dict], TrainState]:
-    """The function `(state, batch) -> state`.
+) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
+    """The function `(state, batch) -> (state, report)`.
+
+    The report is what the host reads while later steps run (the state itself is handed on to
+    them): `metrics f32[names, 2]`, the sums and counts in the order of the names, and
+    `learning_rate`, `bad_steps`, `skipped_steps`.
 
     A step whose loss, gradient or update is not finite leaves parameters, optimizer, statistics
     and carry as they were and is counted. The sums of the metrics start anew after every
     `log_every` steps.
     """
 
-    def step(state: TrainState, batch: dict) -> TrainState:
+    def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
         augment_key, dropout_key = jax.random.split(key)
         batch = prepared(batch, prepare)
@@ -54,17 +59,25 @@ def make_train_step(
 
         sums = jax.tree.map(lambda x: jnp.where(state.step % log_every == 0, 0, x), state.metrics)
         added = jax.tree.map(jnp.add, sums, {name: measured[name] for name in sums})
-        return TrainState(
+        metrics = keep(added, sums)
+        after = TrainState(
             step=state.step + 1,
             params=keep(params, state.params),
             model_state=keep(model_state, state.model_state),
             opt_state=keep(opt_state, state.opt_state),
             carry=keep(carry, state.carry),
             rng=state.rng,
-            metrics=keep(added, sums),
+            metrics=metrics,
             bad_steps=jnp.where(good, 0, state.bad_steps + 1),
             skipped_steps=state.skipped_steps + ~good,
         )
+        report = {
+            "metrics": jnp.stack([jnp.stack(metrics[name]) for name in sorted(metrics)]),
+            "learning_rate": schedule(state.step - state.skipped_steps),
+            "bad_steps": after.bad_steps,
+            "skipped_steps": after.skipped_steps,
+        }
+        return after, report
 
     return step
 
