@@ -75,17 +75,16 @@ class DataSet:
     class_names: tuple[str, ...] | None = None
     vocabulary: Vocabulary | None = None
     sequence_length: int = 0
+    _read: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
-    @functools.cache  # noqa: B019 - a DataSet lives as long as the run
     def split(self, name: str):
         """The split called 'train', 'validation' or 'test'; UserError where there is none."""
         if name not in self.readers:
             have = ", ".join(self.readers)
             raise UserError(f"data set {self.name!r} has no {name} split here; it has {have}")
-        return self.readers[name]()
-
-    def __hash__(self):
-        return id(self)
+        if name not in self._read:
+            self._read[name] = self.readers[name]()
+        return self._read[name]
 
 
 def load(config: DataConfig) -> DataSet:
@@ -122,6 +121,7 @@ def load(config: DataConfig) -> DataSet:
 
 
 def _text_data_set(config: DataConfig, texts: dict[str, str]) -> DataSet:
+    """The vocabulary is that of all splits, so that no evaluation meets a strange character."""
     vocabulary = Vocabulary.of("".join(texts.values()))
     encoded = {split: Corpus(vocabulary.encode(text)) for split, text in texts.items()}
     return DataSet(

@@ -61,6 +61,7 @@ FREE = (
     "log_every",
     "keep_checkpoints",
     "max_bad_steps",
+    "evaluate_with",
     "data.data_dir",
     "data.path",
     "data.in_memory_limit",

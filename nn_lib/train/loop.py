@@ -64,6 +64,9 @@ class Run:
 
     Attributes:
       experiment: with every field resolved.
+      initial_state: before the first step; the first step takes its memory.
+      parameters: how many the model has.
+      metric_names: of the training metrics, in the order of a step's report.
       train_step: jitted; the old state's memory becomes the new one's.
       eval_step: jitted.
     """
@@ -71,7 +74,9 @@ class Run:
     experiment: Experiment
     data: DataSet
     batches: Any
-    initial_state: TrainState
+    initial_state: Any
+    parameters: int
+    metric_names: tuple[str, ...]
     train_step: Callable
     eval_step: Callable
 
@@ -107,6 +112,8 @@ class Run:
             data=data,
             batches=batches,
             initial_state=state,
+            parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+            metric_names=tuple(sorted(state.metrics)),
             train_step=jax.jit(train_step, donate_argnums=0),
             eval_step=jax.jit(eval_step),
         )
@@ -116,15 +123,6 @@ class Run:
         variables = {"params": state.params, **state.model_state}
         size = self.experiment.eval_batch_size
         return evaluate(self.eval_step, variables, self.experiment.model, self.data, split, size)
-
-    @property
-    def metric_names(self) -> tuple[str, ...]:
-        """Names of the training metrics."""
-        return tuple(sorted(self.initial_state.metrics))
-
-    @property
-    def parameters(self) -> int:
-        return sum(leaf.size for leaf in jax.tree.leaves(self.initial_state.params))
 
 
 @dataclasses.dataclass
@@ -235,9 +233,10 @@ class _TrainingLog:
 
 def _resume(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, Best, int]:
     """The newest intact state, or the initial one, with the best so far and the step."""
-    found = checkpoints.restore_latest(run.initial_state)
+    initial, run.initial_state = run.initial_state, None  # so that its memory can be freed
+    found = checkpoints.restore_latest(initial)
     if found is None:
-        return run.initial_state, Best(), 0
+        return initial, Best(), 0
     step, state, note = found
     best = Best(**note["best"])
     checkpoints.best_step = best.step
