@@ -43,6 +43,10 @@ class Cell(nn.RNNCellBase):
     def step(self, w, carry, projected: jax.Array):
         raise NotImplementedError  # every cell has its own
 
+    # Optional: `(w, carry, projected [T, B, ...], keep [T, B, 1]) -> (carry, outputs)`, all steps
+    # at once with a gradient of its own; `keep` is 0 where the state returns to zero beforehand.
+    sequence = None
+
     @nn.nowrap
     def initialize_carry(self, rng, input_shape: tuple[int, ...]):
         """h = 0, in the dtype of the computation; `rng` is part of Flax's signature, unused."""

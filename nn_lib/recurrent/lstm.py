@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from nn_lib.recurrent.cell import Cell
+from nn_lib.recurrent.lstm_sequence import lstm_sequence
 
 
 class LSTMCell(Cell):
@@ -45,6 +46,13 @@ class LSTMCell(Cell):
         c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
         h = jax.nn.sigmoid(o) * jnp.tanh(c)
         return (c, h), h
+
+    @nn.nowrap
+    def sequence(self, w, carry, projected, keep):
+        """All steps at once, `[T, B, ...]`, by the gradient written out in `lstm_sequence`."""
+        halves = jnp.array([0.5, 0.5, 0.5, 1.0], projected.dtype)
+        half = jnp.repeat(halves, self.features)
+        return lstm_sequence(w["recurrent_kernel"] * half, projected * half, keep, carry)
 
     @nn.nowrap
     def initialize_carry(self, rng, input_shape):

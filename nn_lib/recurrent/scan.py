@@ -58,6 +58,7 @@ class RNN(nn.Module):
         _check_flags("mask", mask, inputs)
         _check_flags("reset", reset, inputs)
         fresh = self._fresh_carry(inputs)
+        zero_start = reset is None or not self.learned_initial_carry
         carry = fresh if initial_carry is None else initial_carry
         flags = (_time_first(mask), _time_first(reset))
 
@@ -79,6 +80,13 @@ class RNN(nn.Module):
         w = self.cell.weights(inputs.shape[-1])
         projected = self.cell.project(w, self.cell.cast(_time_first(inputs)))
         carry, fresh = jax.tree.map(lambda leaf: leaf.astype(projected.dtype), (carry, fresh))
+
+        if self.cell.sequence is not None and mask is None and not self.reverse and zero_start:
+            keep = jnp.ones((*projected.shape[:2], 1), projected.dtype)
+            if reset is not None:
+                keep = 1 - _time_first(reset)[..., None].astype(projected.dtype)
+            carry, outputs = self.cell.sequence(w, carry, projected, keep)
+            return carry, _time_first(outputs)
 
         def body(carry, step):
             p, on, again = step
