@@ -22,14 +22,14 @@ CELLS = {"lstm": LSTMCell, "gru": GRUCell}
 def get_config(arg: str = "lstm") -> Experiment:
     check_choice("configs/char_lm.py: variant", arg, CELLS)
     return Experiment(
-        model=CharLM(cell=CELLS[arg](256), num_layers=1),
+        model=CharLM(cell=CELLS[arg](384), num_layers=1, dropout=0.2),
         objective=next_token,
         data=DataConfig(name="python_docs", sequence_length=64),
         optimizer=OptimizerConfig(
-            name="adam", learning_rate=4e-3, schedule="cosine", clip_norm=1.0
+            name="adam", learning_rate=3e-3, schedule="cosine", warmup_steps=100, clip_norm=1.0
         ),
         batch_size=32,
-        num_steps=3000,
+        num_steps=3500,
         eval_every=250,
         checkpoint_every=250,
         log_every=50,
