@@ -3,31 +3,33 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 EXTRAS ?= dev
+comma := ,
+INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 WORKDIR ?= runs/mnist1d_cnn
 
 .PHONY: train test test-slow lint bench clean
 
-train: $(VENV)/.installed
+train: $(INSTALLED)
 	@$(RUN) -m experiments.train --config=configs/mnist1d.py:cnn --workdir=$(WORKDIR)
 
-test: $(VENV)/.installed lint
+test: $(INSTALLED) lint
 	@$(RUN) -m pytest
 
-test-slow: $(VENV)/.installed
+test-slow: $(INSTALLED)
 	@$(RUN) -m pytest -m slow
 
-lint: $(VENV)/.installed
+lint: $(INSTALLED)
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy
 
-bench: $(VENV)/.installed
+bench: $(INSTALLED)
 	@$(RUN) -m experiments.benchmarks.loop
 
 clean:
 	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-$(VENV)/.installed: pyproject.toml
+$(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
 	  echo 'nn_lib needs Python 3.11, 3.12 or 3.13: install one and name it, as in "make train PYTHON=python3.12"' >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \

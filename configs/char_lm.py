@@ -26,7 +26,7 @@ def get_config(arg: str = "lstm") -> Experiment:
         objective=next_token,
         data=DataConfig(name="python_docs", sequence_length=64),
         optimizer=OptimizerConfig(
-            name="adam", learning_rate=3e-3, schedule="cosine", warmup_steps=100, clip_norm=1.0
+            name="adam", learning_rate=3e-3, schedule="cosine", clip_norm=1.0
         ),
         batch_size=32,
         num_steps=3500,

@@ -98,9 +98,12 @@ def _check_config(argv: list[str]) -> None:
     config = None
     for index, argument in enumerate(argv):
         name, _, value = argument.partition("=")
-        path = re.fullmatch(r"--?(?:no)?config((?:\.\w+)+)", name)
+        path = re.fullmatch(r"--?(?:no)?config((?:\.[\w\[\]]+)+)", name)
         if name in ("--config", "-config"):
-            config = _load_config(value or [*argv, ""][index + 1])
+            value = value if "=" in argument else [*argv, ""][index + 1]
+            if not value:
+                raise UserError("--config is empty; for example --config=configs/mnist1d.py:cnn")
+            config = _load_config(value)
         elif path and config is None:
             raise UserError("--config=FILE comes before its overrides --config.field=value")
         elif path:
@@ -147,6 +150,7 @@ def field_names(holder) -> list[str]:
 def _quiet_logs() -> None:
     """Errors only from the libraries, since Orbax has 45 lines a save; ours as plain lines."""
     logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # Orbax's tasks on damaged files
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
     logger = logging.getLogger("nn_lib")

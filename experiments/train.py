@@ -16,7 +16,7 @@ WORKDIR = flags.DEFINE_string("workdir", "", "Where the run lives; the same agai
 
 
 def main() -> None:
-    workdir = Path(WORKDIR.value)
+    workdir = Path(WORKDIR.value).expanduser()
     summary = fit(CONFIG.value, workdir)
     print(metrics_table(summary))
     pictures = ", ".join(file.name for file in sorted(workdir.glob("*.png")))
@@ -29,7 +29,7 @@ def main() -> None:
 def _next_commands(workdir: Path, summary: dict) -> list[str]:
     split = "test" if "test" in summary else "validation"
     evaluate = f"python -m experiments.evaluate --workdir={workdir} --split={split}"
-    if "bits_per_character" in summary.get("validation", {}):
+    if any("bits_per_character" in v for v in summary.values() if isinstance(v, dict)):
         return [f"python -m experiments.generate --workdir={workdir} --length=500", evaluate]
     character_model = "--config=configs/char_lm.py --workdir=runs/char_lm"
     return [evaluate, f"python -m experiments.train {character_model}"]

@@ -1,6 +1,7 @@
 """Decoding: choose tokens one after the other from a model with a carry."""
 
 import functools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -49,7 +50,7 @@ def stream(
     if not len(prompt):
         raise UserError("the prompt is empty; the model needs a token to go on from")
     for name, value in (("temperature", temperature), ("top_k", top_k), ("length", length)):
-        if value < 0:
+        if not 0 <= value < math.inf:
             raise UserError(f"{name} must not be negative, got {value}")
     read, write = _compiled(model, top_k, chunk)
     carry = read(variables, jnp.asarray(prompt[None, :-1])) if len(prompt) > 1 else None

@@ -118,8 +118,18 @@ def test_when_no_checkpoint_is_intact_nothing_starts_over_silently(checkpoints):
     for step in (1, 2):
         for file in data_files(checkpoints, step):
             truncate(file)
-    with pytest.raises(UserError, match=r"none of the checkpoints .* is intact \(steps 1, 2\)"):
-        checkpoints.restore_latest(state())
+    for _ in range(2):  # nor at the second attempt
+        with pytest.raises(UserError, match=r"none of the checkpoints .* is intact \(steps 1, 2\)"):
+            checkpoints.restore_latest(state())
+    assert checkpoints.steps() == [1, 2]
+
+
+def test_a_state_of_other_code_is_no_damage(checkpoints):
+    save(checkpoints, 1)
+    other = {**state(), "extra": jnp.ones(3)}
+    with pytest.raises(UserError, match="was saved by other code: it differs in extra"):
+        checkpoints.restore_latest(other)
+    assert checkpoints.steps() == [1]
 
 
 def test_an_empty_folder_has_nothing_to_restore(checkpoints):

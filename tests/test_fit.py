@@ -151,22 +151,44 @@ def test_the_whole_training_split_can_be_one_batch(tmp_path):
     assert [r["step"] for r in lines(tmp_path) if r["split"] == "train"] == [2]
 
 
-def test_a_diverging_run_stops_with_its_last_good_checkpoint(tmp_path, monkeypatch):
+def poison(monkeypatch, *steps):
+    """Makes the batches of some steps NaN."""
     good = ExampleBatches.at
 
     def poisoned(self, step):
         batch = good(self, step)
-        inputs = batch["inputs"].astype(np.float32)
-        return {**batch, "inputs": inputs if step < 7 else inputs * np.nan}
+        return {**batch, "inputs": batch["inputs"] * np.float32(np.nan if step in steps else 1)}
 
     monkeypatch.setattr(ExampleBatches, "at", poisoned)
-    with pytest.raises(Diverged, match=r"not finite in each of the last \d+ steps .* is intact"):
-        fit(small(max_bad_steps=3), tmp_path, quiet=True)
+
+
+@pytest.mark.parametrize("log_every", [1, 20])
+def test_a_diverging_run_stops_with_its_last_good_checkpoint(tmp_path, monkeypatch, log_every):
+    poison(monkeypatch, 7, 8, 9)  # a streak that is over before the next line may be due
+    with pytest.raises(Diverged, match=r"not finite in 3 steps in a row .* are intact"):
+        fit(small(max_bad_steps=3, log_every=log_every), tmp_path, quiet=True)
     checkpoints = Checkpoints(tmp_path / "checkpoints", read_only=True)
     assert checkpoints.steps() == [5]
     leaves, _ = checkpoints.read(5)
     checkpoints.close()
     assert all(np.isfinite(np.asarray(leaf, np.float64)).all() for leaf in leaves.values())
+
+
+def test_skipped_steps_at_an_evaluation_and_at_the_end_are_saved_like_others(tmp_path, monkeypatch):
+    poison(monkeypatch, 9, 19)
+    summary = fit(small(), tmp_path, quiet=True)
+    assert summary["skipped_steps"] in (1, 2)
+    assert final_leaves(tmp_path, 20)["skipped_steps"] == 2
+    assert restore(tmp_path).step == summary["evaluated_step"]
+
+
+def test_when_the_best_checkpoint_is_damaged_the_last_is_evaluated(tmp_path, caplog):
+    fit(small(num_steps=60, eval_every=5, checkpoint_every=0), tmp_path, quiet=True)
+    best = restore(tmp_path).step
+    assert best < 60
+    (tmp_path / "checkpoints" / str(best) / "state" / "manifest.ocdbt").write_bytes(b"")
+    summary = fit(small(num_steps=60, eval_every=5, checkpoint_every=0), tmp_path, quiet=True)
+    assert summary["evaluated_step"] == 60 and f"checkpoint {best}, the best," in caplog.text
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -263,7 +285,12 @@ def test_a_text_is_trained_and_refused_when_it_has_changed(tmp_path):
         ({"evaluate_with": "first"}, "evaluate_with must be best or last, got 'first'"),
         ({"model": MLP(num_classes=3)}, "model.num_classes is 3, but data set 'digits' has 10"),
         ({"model": MLP(hidden=(-3,))}, "MLP cannot be initialised on inputs float32"),
+        ({"model": MLP(num_classes=12)}, "model.num_classes is 12, but data set 'digits' has 10"),
         ({"optimizer": OptimizerConfig(name="adm")}, "did you mean adam"),
+        ({"optimizer": OptimizerConfig(momentum=NAN)}, "optimizer.momentum must be at least 0"),
+        ({"optimizer": OptimizerConfig(warmup_steps=-1)}, "warmup_steps must not be negative"),
+        ({"data": DataConfig(name="python_docs")}, "MLP cannot be initialised|no metric|has no"),
+        ({"data": DataConfig(path="")}, "data.path is empty"),
         ({"model": MLP(activation=lambda x: x)}, "experiment.model.activation is a lambda"),
     ],
 )
@@ -298,6 +325,35 @@ def test_a_schedule_that_ends_with_the_run_cannot_be_made_longer(tmp_path):
     fit(small(optimizer=cosine), tmp_path, quiet=True)
     with pytest.raises(UserError, match=r"optimizer.decay_steps was 20, is 24"):
         fit(small(optimizer=cosine, num_steps=24), tmp_path, quiet=True)
+
+
+def test_fewer_steps_than_were_taken_are_refused_and_nothing_changes(tmp_path):
+    fit(small(), tmp_path, quiet=True)
+    before = tree(tmp_path)
+    with pytest.raises(UserError, match="is at step 20, beyond num_steps 10"):
+        fit(small(num_steps=10), tmp_path, quiet=True)
+    assert tree(tmp_path) == before
+
+
+def test_streaming_instead_of_holding_the_data_is_the_same_run(tmp_path):
+    fit(small(num_steps=10), tmp_path / "a", quiet=True)
+    data = DataConfig(name="digits", in_memory_limit=0)
+    fit(small(data=data), tmp_path / "a", quiet=True)
+    fit(small(), tmp_path / "b", quiet=True)
+    assert lines(tmp_path / "a") == lines(tmp_path / "b")
+
+
+def test_damaged_files_of_a_work_directory_are_named(tmp_path):
+    fit(small(), tmp_path, quiet=True)
+    (tmp_path / "data.json").write_text("{}")
+    with pytest.raises(UserError, match=r"holds a damaged data.json"):
+        restore(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"holds a damaged config.json"):
+        restore(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config.json.* cannot be read"):
+        restore(tmp_path)
 
 
 def test_a_folder_of_other_things_is_not_taken_over(tmp_path):

@@ -9,7 +9,7 @@ from configs import mnist1d
 from nn_lib.checks import UserError
 from nn_lib.decoding import sample, stream
 from nn_lib.models import MLP, CharLM, ConvNet, LeNet5, SequenceClassifier
-from nn_lib.recurrent import RNN, GRUCell, LSTMCell
+from nn_lib.recurrent import RNN, GRUCell, LSTMCell, Stacked
 
 KEY = jax.random.key(0)
 
@@ -76,6 +76,19 @@ def test_a_padded_sequence_is_classified_as_the_short_one(readout):
     logits, _ = model.apply(variables, inputs, mask=mask)
     alone, _ = model.apply(variables, inputs[:1, :4])
     np.testing.assert_allclose(logits[0], alone[0], rtol=1e-5, atol=1e-6)
+
+
+def test_dropout_between_layers_reaches_a_classifier():
+    layer = Stacked([RNN(GRUCell(4)), RNN(GRUCell(4))], dropout=0.5)
+    model = SequenceClassifier(layer, num_classes=3)
+    inputs = jax.random.normal(KEY, (2, 6, 2))
+    variables = model.init(KEY, inputs)
+
+    def logits(seed):
+        return model.apply(variables, inputs, train=True, rngs={"dropout": jax.random.key(seed)})[0]
+
+    assert (logits(0) != logits(1)).any()
+    np.testing.assert_array_equal(logits(0), logits(0))
 
 
 def test_an_embedding_equals_a_one_hot_product():

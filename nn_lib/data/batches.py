@@ -42,7 +42,9 @@ def training_batches(
     """
     split = data.split("train")
     if isinstance(split, Corpus):
-        return CorpusBatches(split, batch_size or 1, data.sequence_length, process)
+        if not batch_size:
+            raise UserError("batch_size 0 has no meaning for text; set the number of streams")
+        return CorpusBatches(split, batch_size, data.sequence_length, process)
     size = batch_size or len(split)
     if size > len(split):
         raise UserError(

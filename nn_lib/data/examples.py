@@ -24,8 +24,8 @@ class Examples:
         return {"inputs": self.inputs[indices], "labels": self.labels[indices]}
 
     def fingerprint(self) -> int:
-        """A checksum that tells this data from other data."""
-        return zlib.crc32(self.labels.tobytes(), zlib.crc32(self.inputs.tobytes()))
+        """A checksum of the number of examples and of some hundred of them."""
+        return _fingerprint(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +47,8 @@ class StreamedExamples:
         }
 
     def fingerprint(self) -> int:
-        """Of the number of examples alone: reading them all would take too long."""
-        return zlib.crc32(str(len(self)).encode())
+        """As `Examples.fingerprint`; reading them all would take too long."""
+        return _fingerprint(self)
 
 
 def read_examples(builder, expression: str, keys, in_memory_limit: int):
@@ -76,3 +76,12 @@ def read_examples(builder, expression: str, keys, in_memory_limit: int):
         inputs=np.concatenate([part["inputs"] for part in parts]),
         labels=np.concatenate([part["labels"] for part in parts]),
     )
+
+
+def _fingerprint(split) -> int:
+    places = np.unique(np.linspace(0, len(split) - 1, 128).astype(int))
+    batch = split.gather(places)
+    value = zlib.crc32(str(len(split)).encode())
+    for key in ("inputs", "labels"):
+        value = zlib.crc32(np.ascontiguousarray(batch[key]).tobytes(), value)
+    return value

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import zlib
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -25,10 +26,11 @@ class DataConfig:
       path: a text file, or a folder whose text files are read in the order of their names.
       encoding: of the text at `path`.
       train_split: TFDS split expression such as 'train[:90%]'; None takes the data set's own
-        splits, and where one is missing cuts it off the end of the training split. For text a
-        range of characters in per cent, '0:90' for example.
+        split, less the last tenth where there is none for validation. For text a range of
+        characters in per cent, '0:90' for example.
       validation_split: likewise; '' means none.
-      test_split: likewise; only the final evaluation reads it.
+      test_split: likewise, None where the data set has none; only the final evaluation reads its
+        examples (of a text, its characters are in the vocabulary).
       sequence_length: T of the windows that a character corpus is read in.
       prepare: `inputs -> inputs` on whole batches inside jit, in training and evaluation.
       augment: `(key, batch) -> batch` inside jit, in training only; after `prepare`.
@@ -86,6 +88,11 @@ class DataSet:
             self._read[name] = self.readers[name]()
         return self._read[name]
 
+    def fingerprint(self) -> int:
+        """A checksum that tells this data from other: of the training split, for text of all."""
+        splits = sorted(self.readers) if self.vocabulary else ["train"]
+        return zlib.crc32(repr([self.split(name).fingerprint() for name in splits]).encode())
+
 
 def load(config: DataConfig) -> DataSet:
     """Finds the data set that `config` names; embedded ones are built on first use.
@@ -94,6 +101,8 @@ def load(config: DataConfig) -> DataSet:
       UserError: an unknown name (with the nearest ones), a data set that is not prepared, a text
         that is missing, empty or not in its encoding, a split that does not exist.
     """
+    if config.path == "":
+        raise UserError("data.path is empty; name a text file or folder, or leave it out")
     if config.path is not None:
         return _text_data_set(config, _cut_text(config, read_corpus(config.path, config.encoding)))
     builder = tfds_source.find(config.name, config.data_dir)
@@ -122,6 +131,12 @@ def load(config: DataConfig) -> DataSet:
 
 def _text_data_set(config: DataConfig, texts: dict[str, str]) -> DataSet:
     """The vocabulary is that of all splits, so that no evaluation meets a strange character."""
+    for split, text in texts.items():
+        if len(text) < 2:
+            raise UserError(
+                f"the {split} split of {config.path or config.name!r} has {len(text)} characters; "
+                "a split needs two or more: use a longer text or other splits"
+            )
     vocabulary = Vocabulary.of("".join(texts.values()))
     encoded = {split: Corpus(vocabulary.encode(text)) for split, text in texts.items()}
     return DataSet(
@@ -167,6 +182,10 @@ def _cut_text(config: DataConfig, text: str) -> dict[str, str]:
                 f"data.{split}_split of a text expects per cents such as '0:90', got {span!r}"
             )
         parts[split] = text[len(text) * start // 100 : len(text) * stop // 100]
+    spans = [tuple(int(edge) for edge in ranges[split].split(":")) for split in parts]
+    spans.sort()
+    if any(stop > start for (_, stop), (start, _) in itertools.pairwise(spans)):
+        raise UserError(f"the splits of the text overlap: {ranges}; set all three data.*_split")
     if "train" not in parts:
         raise UserError("data.train_split is empty; there is nothing to train on")
     return parts

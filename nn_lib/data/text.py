@@ -1,7 +1,6 @@
 """Text: files to one string, a string to token numbers and back."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +18,6 @@ class Vocabulary:
     def of(cls, text: str) -> "Vocabulary":
         """Every character that occurs in the text."""
         return cls(tuple(sorted(set(text))))
-
-    @classmethod
-    def from_json(cls, text: str) -> "Vocabulary":
-        return cls(tuple(json.loads(text)))
-
-    def to_json(self) -> str:
-        return json.dumps(list(self.characters), ensure_ascii=False)
 
     def __len__(self) -> int:
         return len(self.characters)
@@ -90,11 +82,11 @@ def read_corpus(path: str, encoding: str) -> str:
 def _decode(raw: bytes, file: Path, encoding: str) -> str:
     try:
         text = raw.decode(encoding)
-    except LookupError as error:
+    except (LookupError, ValueError) as error:
+        if isinstance(error, UnicodeDecodeError):
+            raise UserError(
+                f"data.path: {str(file)!r} is not {encoding} (byte {error.start}); name its "
+                "encoding, --config.data.encoding=latin-1 for example"
+            ) from error
         raise UserError(f"data.encoding {encoding!r} is unknown; utf-8 or latin-1, say") from error
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"data.path: {str(file)!r} is not {encoding} (byte {error.start}); name its encoding, "
-            "--config.data.encoding=latin-1 for example"
-        ) from error
     return text.removeprefix("\ufeff").replace("\r\n", "\n")

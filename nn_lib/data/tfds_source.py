@@ -30,7 +30,7 @@ def find(name: str, data_dir: str | None):
     if base in builders.EMBEDDED:
         _check_writable(directory, base)
     config = name.partition("/")[2].partition(":")[0]
-    configs = tfds.builder_cls(base).builder_configs if base in known else {}
+    configs = _configs(base) if base in known else {}
     if config and configs and config not in configs:
         raise UserError(f"data set {base!r} has no config {config!r}; {nearest(config, configs)}")
     builder = _open(name, directory)
@@ -55,9 +55,23 @@ def find(name: str, data_dir: str | None):
     return builder
 
 
+def _configs(base: str) -> dict:
+    """The configs of a data set; none where its module needs packages that are not installed."""
+    try:
+        return tfds.builder_cls(base).builder_configs
+    except (ImportError, OSError):
+        return {}
+
+
 def _open(name: str, directory: str):
     try:
         return tfds.builder(name, data_dir=directory, file_format="array_record")
+    except (ImportError, OSError) as error:
+        raise UserError(
+            f"data set {name!r} is not prepared in {directory!r}, and its TFDS module cannot be "
+            f"loaded ({error}); prepare it on a machine with TensorFlow: tfds build {name} "
+            "--file_format=array_record"
+        ) from error
     except (ValueError, TypeError, AssertionError) as error:
         detail = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         raise UserError(f"data.name {name!r} cannot be opened: {detail[:200]}") from error
@@ -93,6 +107,12 @@ def split_expressions(builder, train, validation, test) -> dict[str, str]:
                 f"data set {builder.info.full_name!r} has no split 'train' but "
                 f"{', '.join(sorted(own))}; name one by --config.data.train_split="
             )
+        for name, expression in (("validation", validation), ("test", test)):
+            if expression and expression.startswith("train"):
+                raise UserError(
+                    f"data.{name}_split {expression!r} is a part of the training data; name "
+                    "data.train_split too, so that the two do not overlap"
+                )
         held_out = validation is None and "validation" not in own
         train = "train[:90%]" if held_out else "train"
         if held_out:

@@ -24,7 +24,9 @@ class SequenceClassifier(nn.Module):
     @nn.compact
     def __call__(self, inputs, carry=None, reset=None, mask=None, train: bool = False):
         check_choice("SequenceClassifier.readout", self.readout, READOUTS)
-        carry, outputs = self.layer(inputs, mask=mask, reset=reset, initial_carry=carry)
+        carry, outputs = self.layer(
+            inputs, mask=mask, reset=reset, initial_carry=carry, train=train
+        )
         if mask is None:
             mask = jnp.ones(outputs.shape[:2], bool)
         x = READOUTS[self.readout](outputs, mask)

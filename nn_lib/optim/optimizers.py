@@ -55,6 +55,12 @@ def build_optimizer(
         value = getattr(config, field)
         if value is not None and not value > 0:
             raise UserError(f"optimizer.{field} must be above 0, got {value}")
+    for field in ("momentum", "b1", "b2"):
+        value = getattr(config, field)
+        if not 0 <= value < 1:
+            raise UserError(f"optimizer.{field} must be at least 0 and below 1, got {value}")
+    if config.warmup_steps < 0:
+        raise UserError(f"optimizer.warmup_steps must not be negative, got {config.warmup_steps}")
     check_choice("optimizer.name", config.name, TRANSFORMS)
     check_choice("optimizer.variant", config.variant, VARIANTS)
     schedule = build_schedule(

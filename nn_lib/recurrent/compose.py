@@ -35,7 +35,8 @@ class Stacked(nn.Module):
         for index, (layer, carry) in enumerate(zip(self.layers, initial)):
             if index:
                 outputs = nn.Dropout(self.dropout, deterministic=not train)(outputs)
-            carry, outputs = layer(outputs, mask=mask, reset=reset, initial_carry=carry)
+            arguments = {"mask": mask, "reset": reset, "train": train}
+            carry, outputs = layer(outputs, initial_carry=carry, **arguments)
             carries.append(carry)
         return tuple(carries), outputs
 
@@ -62,10 +63,11 @@ class Bidirectional(nn.Module):
         mask: jax.Array | None = None,
         reset: jax.Array | None = None,
         initial_carry=None,
+        train: bool = False,
     ):
         """As `RNN`; the carry is the pair (forward's, backward's)."""
         first, second = (None, None) if initial_carry is None else initial_carry
-        arguments = {"mask": mask, "reset": reset}
+        arguments = {"mask": mask, "reset": reset, "train": train}
         ahead, left = self.forward(inputs, initial_carry=first, **arguments)
         back, right = self.backward(inputs, initial_carry=second, **arguments)
         return (ahead, back), jnp.concatenate([left, right], axis=-1)

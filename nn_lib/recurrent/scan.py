@@ -41,6 +41,7 @@ class RNN(nn.Module):
         mask: jax.Array | None = None,
         reset: jax.Array | None = None,
         initial_carry=None,
+        train: bool = False,
     ):
         """Runs the cell.
 
@@ -50,6 +51,7 @@ class RNN(nn.Module):
             zero.
           reset: `bool[B, T]`; the state returns to its initial value before that step.
           initial_carry: the state before the first step; None means zero or the learned one.
+          train: no difference here; every sequence layer has it.
 
         Raises:
           UserError: inputs that are not `[B, T, F]`, or a mask or reset that is not `bool[B, T]`.

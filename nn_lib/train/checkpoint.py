@@ -78,8 +78,16 @@ class Checkpoints:
 
         Raises:
           Damaged: the files are incomplete or do not hold what was saved.
+          UserError: the checkpoint is intact, but of another kind of state.
         """
         wanted = leaves_by_path(target)
+        saved = self.note(step)["checksums"]
+        if saved.keys() != wanted.keys():
+            differing = sorted(saved.keys() ^ wanted.keys())
+            raise UserError(
+                f"checkpoint {step} in {str(self.folder)!r} was saved by other code: it differs in "
+                f"{', '.join(differing[:4])}; use the code that trained it, or a new --workdir"
+            )
         leaves, note = self.read(step, jax.tree.map(ocp.utils.to_shape_dtype_struct, wanted))
         return jax.tree.unflatten(
             jax.tree.structure(target), [leaves[path] for path in wanted]
@@ -103,13 +111,12 @@ class Checkpoints:
                     state=ocp.args.StandardRestore(abstract), note=ocp.args.JsonRestore()
                 ),
             )
-            leaves, note = items["state"], items["note"]
+            leaves, note = items["state"], _verified(items["note"])
             found = checksums(leaves)
-            note_checksum = note.pop("note_checksum")
+        except Damaged:
+            raise
         except Exception as error:  # Orbax raises bare Exceptions for damaged files
             raise Damaged(f"cannot be read ({_first_line(error)})") from error
-        if note_checksum != _json_checksum(note):
-            raise Damaged("has a note that does not match its checksum")
         wrong = [path for path, value in found.items() if note["checksums"].get(path) != value]
         if wrong:
             raise Damaged(f"does not match its checksums at {', '.join(wrong[:3])}")
@@ -118,34 +125,43 @@ class Checkpoints:
     def restore_latest(self, target: Any) -> tuple[int, Any, dict[str, Any]] | None:
         """The newest intact (step, state, note); None where there are no checkpoints.
 
-        A damaged checkpoint is reported, moved to `damaged_checkpoints`, and the one before it is
-        tried.
+        A damaged checkpoint is reported and the one before it is tried; once one is intact, the
+        damaged ones are moved to `damaged_checkpoints`, since their steps will be saved again.
 
         Raises:
-          UserError: there are checkpoints, but none is intact.
+          UserError: there are checkpoints, but none is intact, or they hold another kind of state.
+            Nothing was moved.
         """
-        steps = self.steps()
-        for step in reversed(steps):
+        damaged: list[int] = []
+        for step in reversed(self.steps()):
             try:
                 state, note = self.restore(step, target)
             except Damaged as damage:
                 log.warning("checkpoint %d %s; falling back to the one before it", step, damage)
-                self._set_aside(step)
+                damaged.append(step)
                 continue
+            for bad in damaged:
+                self._set_aside(bad)
             return step, state, note
-        if steps:
+        if damaged:
+            steps = ", ".join(map(str, reversed(damaged)))
             raise UserError(
-                f"none of the checkpoints in {str(self.folder)!r} is intact (steps "
-                f"{', '.join(map(str, steps))}); remove the work directory to start over"
+                f"none of the checkpoints in {str(self.folder)!r} is intact (steps {steps}); "
+                "remove the work directory to start over"
             )
         return None
 
-    def newest_note(self) -> dict[str, Any]:
-        """The note of the latest step, without its state."""
-        items = self._manager.restore(
-            self.steps()[-1], args=ocp.args.Composite(note=ocp.args.JsonRestore())
-        )
-        return items["note"]
+    def note(self, step: int) -> dict[str, Any]:
+        """The verified note of a step, without its state; raises Damaged."""
+        try:
+            items = self._manager.restore(
+                step, args=ocp.args.Composite(note=ocp.args.JsonRestore())
+            )
+            return _verified(items["note"])
+        except Damaged:
+            raise
+        except Exception as error:  # Orbax raises bare Exceptions for damaged files
+            raise Damaged(f"has a note that cannot be read ({_first_line(error)})") from error
 
     def wait(self) -> None:
         """Returns when everything is on disk; an error of a save in the background is raised."""
@@ -201,6 +217,12 @@ def _checksum(leaf: jax.Array) -> jax.Array:
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):  # MurmurHash3's finaliser
         x = (x ^ (x >> shift)) * np.uint32(factor)
     return jnp.sum(x ^ (x >> 16), dtype=jnp.uint32)
+
+
+def _verified(note: dict[str, Any]) -> dict[str, Any]:
+    if note.pop("note_checksum", None) != _json_checksum(note):
+        raise Damaged("has a note that does not match its checksum")
+    return note
 
 
 def _json_checksum(note: dict[str, Any]) -> int:

@@ -8,6 +8,7 @@ A dataclass or module becomes `{"class": "module:qualname", "fields": {...}}`, a
 import dataclasses
 import functools
 import importlib
+import importlib.machinery
 from typing import Any
 
 import flax.linen as nn
@@ -134,6 +135,11 @@ def _name(thing: Any, where: str) -> str:
         name = getattr(thing, "__name__", "")
         if thing is getattr(importlib.import_module(module), name, None):
             return f"{module}:{name}"
+    if importlib.machinery.PathFinder.find_spec(thing.__module__.split(".")[0]) is None:
+        raise UserError(
+            f"{where} is defined in a config file or a session, where no later run can find it; "
+            "move it to a module that can be imported"
+        )
     qualname = getattr(thing, "__qualname__", "<nameless>")
     if "<" in qualname:
         raise UserError(

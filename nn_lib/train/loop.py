@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ from nn_lib.train.interrupt import Interrupted, stop_on_signals
 from nn_lib.train.state import STEP_METRICS, TrainState, create_state
 from nn_lib.train.step import make_eval_step, make_train_step, prepared
 from nn_lib.train.writer import Progress, Writer
+
+log = logging.getLogger("nn_lib")
 
 
 class Diverged(RuntimeError):
@@ -91,8 +94,8 @@ class Run:
         model, objective = experiment.model, experiment.objective
         optimizer, schedule = build_optimizer(experiment.optimizer)
         first = prepared(batches.at(0), experiment.data.prepare)
-        carry = model.initialize_carry(len(first["inputs"])) if batches.continuous else None
         with _model_errors(model, first):
+            carry = model.initialize_carry(len(first["inputs"])) if batches.continuous else None
             state = create_state(model, objective, optimizer, first, carry, experiment.seed)
         if "validation" in data.readers:
             measured = set(state.metrics) - set(STEP_METRICS)
@@ -105,6 +108,7 @@ class Run:
             prepare=experiment.data.prepare,
             augment=experiment.data.augment,
             log_every=experiment.log_every,
+            max_bad_steps=experiment.max_bad_steps,
         )
         eval_step = make_eval_step(model, objective, prepare=experiment.data.prepare)
         return cls(
@@ -142,30 +146,26 @@ def _train(run: Run, path: Path, checkpoints: Checkpoints, stop, quiet: bool):
     """Runs the remaining steps; returns the state and the best, both of them saved."""
     experiment = run.experiment
     state, best, start = _resume(run, checkpoints)
-    if start > experiment.num_steps:
-        raise UserError(
-            f"the run in {str(path)!r} is at step {start}, beyond num_steps {experiment.num_steps}"
-        )
     writer = Writer(path, start=start)
     progress = Progress(
         start=start, stop=experiment.num_steps, batch_size=run.batches.batch_size, quiet=quiet
     )
     progress.say(_headline(run, path, start))
-    log = _TrainingLog(run, writer, progress, start)
+    lines = _TrainingLog(run, writer, progress, start)
     validate = "validation" in run.data.readers
     try:
         for step, batch in enumerate(prefetch(run.batches, start, experiment.num_steps), start + 1):
             state, report = run.train_step(state, batch)
             progress.advance()
-            log.write()  # the line of an earlier step, while this one runs
+            lines.write()  # the line of an earlier step, while this one runs
             last = step == experiment.num_steps
             if last or step % experiment.log_every == 0:
-                log.hold(step, report)
+                lines.hold(step, report)
 
             new_best = False
             if validate and (last or _due(step, experiment.eval_every)):
-                log.write()
-                with log.pause("evaluate", step):
+                lines.write()
+                with lines.pause("evaluate", step):
                     values = metrics.means(run.measure(state, "validation"))
                 writer.metrics(step, "validation", values)
                 value = values[experiment.select_by]
@@ -176,11 +176,10 @@ def _train(run: Run, path: Path, checkpoints: Checkpoints, stop, quiet: bool):
 
             asked = stop.number is not None
             if last or asked or new_best or _due(step, experiment.checkpoint_every):
-                log.write()
-                with log.pause("checkpoint", step):
-                    if not int(state.bad_steps):
-                        checkpoints.save(step, state, _note(run, best))
+                lines.write()
                 _stop_if_diverged(run, int(state.bad_steps), step)
+                with lines.pause("checkpoint", step):
+                    checkpoints.save(step, state, _note(run, best))
             if asked:
                 break
         checkpoints.wait()
@@ -250,10 +249,7 @@ def _finish(run: Run, path: Path, checkpoints: Checkpoints, state: TrainState, b
         try:
             state, _ = checkpoints.restore(best.step, state)
         except Damaged as damage:
-            raise UserError(
-                f"checkpoint {best.step}, the best, {damage}; evaluate the last one by "
-                "experiments.evaluate --checkpoint=last"
-            ) from damage
+            log.warning("checkpoint %d, the best, %s; evaluating the last", best.step, damage)
     summary: dict[str, Any] = {
         "parameters": run.parameters,
         "steps": experiment.num_steps,
@@ -280,7 +276,7 @@ def _model_errors(model, batch: dict) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (TypeError, ValueError, flax.errors.FlaxError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, flax.errors.FlaxError) as error:
         inputs = batch["inputs"]
         detail = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
@@ -292,9 +288,9 @@ def _model_errors(model, batch: dict) -> Iterator[None]:
 def _stop_if_diverged(run: Run, bad_steps: int, step: int) -> None:
     if bad_steps >= run.experiment.max_bad_steps:
         raise Diverged(
-            f"the loss or its gradient was not finite in each of the last {bad_steps} steps (at "
-            f"step {step}); the last good checkpoint is intact. Lower optimizer.learning_rate, or "
-            "set optimizer.clip_norm"
+            f"the loss or its gradient was not finite in {run.experiment.max_bad_steps} steps in a "
+            f"row (seen at step {step}); checkpoints saved before are intact. Lower "
+            "optimizer.learning_rate or set optimizer.clip_norm, in a new --workdir"
         )
 
 

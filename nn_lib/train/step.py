@@ -18,6 +18,7 @@ def make_train_step(
     prepare: Callable | None = None,
     augment: Callable | None = None,
     log_every: int = 1,
+    max_bad_steps: int = 2**30,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """The function `(state, batch) -> (state, report)`.
 
@@ -26,7 +27,8 @@ def make_train_step(
     `learning_rate`, `bad_steps`, `skipped_steps`.
 
     A step whose loss, gradient or update is not finite leaves parameters, optimizer, statistics
-    and carry as they were and is counted. The sums of the metrics start anew after every
+    and carry as they were and is counted; after `max_bad_steps` of them in a row every later step
+    is such a step, until the host stops the run. The sums of the metrics start anew after every
     `log_every` steps.
     """
 
@@ -52,6 +54,7 @@ def make_train_step(
         gradient_norm, update_norm = optax.global_norm(gradient), optax.global_norm(updates)
         ratio = update_norm / jnp.maximum(optax.global_norm(state.params), 1e-12)
         good = jnp.isfinite(loss) & jnp.isfinite(gradient_norm) & jnp.isfinite(update_norm)
+        good &= state.bad_steps < max_bad_steps
         measured |= {"gradient_norm": (gradient_norm, 1.0), "update_to_weight": (ratio, 1.0)}
 
         def keep(new, old):

@@ -1,5 +1,6 @@
 """A finished (or running) run as something to use: its model, parameters, vocabulary."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ class Trained:
             path=path or experiment.data.path,
         )
         data = load(where)
-        if data.split("train").fingerprint() != self.facts.fingerprint:
+        if data.fingerprint() != self.facts.fingerprint:
             raise UserError(
                 f"data set {data.name!r} is not what this run was trained on; name the folder it "
                 "came from by --data_dir or --data_path"
@@ -104,9 +105,11 @@ def _choose(checkpoints: Checkpoints, asked: str | int) -> int:
     if asked == "last":
         return steps[-1]
     if asked == "best":
-        best = checkpoints.newest_note()["best"]["step"]
-        return steps[-1] if best is None else best
-    if str(asked).isdigit() and int(asked) in steps:
+        with contextlib.suppress(Damaged):
+            best = checkpoints.note(steps[-1])["best"]["step"]
+            return steps[-1] if best is None else best
+        return steps[-1]
+    if str(asked).isdecimal() and int(asked) in steps:
         return int(asked)
     raise UserError(f"there is no checkpoint {asked!r}; there are best, last, {steps}")
 

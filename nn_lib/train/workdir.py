@@ -36,7 +36,7 @@ class DataFacts:
 
     @classmethod
     def of(cls, data: DataSet) -> "DataFacts":
-        return cls(data.split("train").fingerprint(), data.class_names, data.vocabulary)
+        return cls(data.fingerprint(), data.class_names, data.vocabulary)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -58,6 +58,7 @@ def claim(workdir: str | Path, experiment: Experiment, facts: DataFacts) -> Iter
     """
     path = Path(workdir).expanduser()
     encoded = codec.encode(experiment)
+    _check_progress(path, experiment.num_steps)
     _check_vacant_or_same(path, encoded, facts)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -84,21 +85,34 @@ def read_experiment(workdir: str | Path, trusted: tuple[str, ...] = codec.TRUSTE
     Raises:
       UserError: no work directory, or a config.json that does not describe an experiment.
     """
-    experiment = codec.decode(_read_json(Path(workdir).expanduser() / CONFIG), trusted)
-    if not isinstance(experiment, Experiment):
-        raise UserError(f"{str(workdir)!r} holds a config.json that is no Experiment")
+    with _damaged(workdir, CONFIG):
+        experiment = codec.decode(_read_json(Path(workdir).expanduser() / CONFIG), trusted)
+        if not isinstance(experiment, Experiment):
+            raise TypeError("it describes no Experiment")
     return experiment
 
 
 def read_facts(workdir: str | Path) -> DataFacts:
     """The class names and vocabulary that the run of a work directory was trained with."""
     data = _read_json(Path(workdir).expanduser() / DATA)
-    names, characters = data["class_names"], data["vocabulary"]
-    return DataFacts(
-        fingerprint=data["fingerprint"],
-        class_names=names and tuple(names),
-        vocabulary=characters and Vocabulary(tuple(characters)),
-    )
+    with _damaged(workdir, DATA):
+        names, characters = data["class_names"], data["vocabulary"]
+        return DataFacts(
+            fingerprint=data["fingerprint"],
+            class_names=names and tuple(names),
+            vocabulary=characters and Vocabulary(tuple(characters)),
+        )
+
+
+@contextlib.contextmanager
+def _damaged(workdir: str | Path, name: str) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{str(workdir)!r} holds a damaged {name} ({error}); the notes of the checkpoints "
+            "have its content too"
+        ) from error
 
 
 def drop_lines_after(file: Path, step: int) -> None:
@@ -149,6 +163,15 @@ def _check_vacant_or_same(path: Path, encoded: dict, facts: DataFacts) -> None:
         raise UserError(
             f"the work directory {str(path)!r} was trained on other data than "
             f"{encoded_data(encoded)} holds now; restore the data, or choose another --workdir"
+        )
+
+
+def _check_progress(path: Path, num_steps: int) -> None:
+    steps = [int(f.name) for f in (path / CHECKPOINTS).glob("*") if f.name.isdecimal()]
+    if max(steps, default=0) > num_steps:
+        raise UserError(
+            f"the run in {str(path)!r} is at step {max(steps)}, beyond num_steps {num_steps}; use "
+            "more steps, or another --workdir"
         )
 
 
