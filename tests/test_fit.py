@@ -183,11 +183,12 @@ def test_skipped_steps_at_an_evaluation_and_at_the_end_are_saved_like_others(tmp
 
 
 def test_when_the_best_checkpoint_is_damaged_the_last_is_evaluated(tmp_path, caplog):
-    fit(small(num_steps=60, eval_every=5, checkpoint_every=0), tmp_path, quiet=True)
+    worst_is_best = small(num_steps=60, eval_every=5, checkpoint_every=0, select_mode="min")
+    fit(worst_is_best, tmp_path, quiet=True)
     best = restore(tmp_path).step
     assert best < 60
     (tmp_path / "checkpoints" / str(best) / "state" / "manifest.ocdbt").write_bytes(b"")
-    summary = fit(small(num_steps=60, eval_every=5, checkpoint_every=0), tmp_path, quiet=True)
+    summary = fit(worst_is_best, tmp_path, quiet=True)
     assert summary["evaluated_step"] == 60 and f"checkpoint {best}, the best," in caplog.text
 
 
