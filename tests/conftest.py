@@ -15,6 +15,7 @@ from absl import flags
 flags.FLAGS.mark_as_parsed()  # Grain asks absl's flags outside app.run
 jax.config.update("jax_compilation_cache_dir", os.path.abspath(".cache/jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_disable_most_optimizations", True)  # compiling is most of the time here
 
 
 def F(shape, start, scale=1.0):
