@@ -4,6 +4,8 @@ Paper    LeCun, Bottou, Bengio & Haffner 1998: 0.95 % test error without distort
 Data     TFDS `mnist`, prepared in --config.data.data_dir: 54,000 / 6,000 / 10,000 images
 Command  python -m experiments.train --config=configs/mnist.py:lenet --workdir=runs/lenet \
              --config.data.data_dir=DIR
+Hardware 2 CPU cores, 3 minutes
+Expected 99.20 % test accuracy (one seed)
 """
 
 import functools

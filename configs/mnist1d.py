@@ -4,6 +4,8 @@ Paper    Greydanus & Kobak 2020, "Scaling down deep learning with MNIST-1D", arX
 Data     generated on first use, no download: 3,600 to train on, 400 to validate, 1,000 to test
 Command  python -m experiments.train --config=configs/mnist1d.py:cnn --workdir=runs/mnist1d_cnn
 Variants :linear :mlp :cnn (default) :gru :lstm
+Hardware 2 CPU cores, 12 s
+Expected :cnn 96.2 % test accuracy (one seed; the paper's own training reaches 94 %)
 """
 
 from collections.abc import Callable

@@ -150,6 +150,7 @@ def field_names(holder) -> list[str]:
 def _quiet_logs() -> None:
     """Errors only from the libraries, since Orbax has 45 lines a save; ours as plain lines."""
     logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # "generated new fontManager"
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # Orbax's tasks on damaged files
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
