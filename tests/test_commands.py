@@ -109,7 +109,7 @@ def answers(runs, tmp_path_factory):
     tmp, work = tmp_path_factory.mktemp("texts"), tmp_path_factory.mktemp("work") / "run"
     (tmp / "empty").write_text("")
     (tmp / "bytes").write_bytes(bytes(range(128, 256)) * 30)
-    (tmp / "short").write_text("too short")
+    (tmp / "short").write_text("too short " * 9)
     before = {f: f.read_bytes() for f in runs[0].rglob("*") if f.is_file()}
 
     def make(mistake):
