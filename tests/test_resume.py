@@ -117,7 +117,7 @@ def campaign(tmp_path, system, faults, seed):
     assert_same(outcome(tmp_path / "killed"), outcome(tmp_path / "whole"))
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("system", ["convnet", pytest.param("char_lm", marks=pytest.mark.slow)])
 def test_a_killed_run_ends_with_the_same_bits(tmp_path, system):
     faults = [kill_during_a_save, terminate, kill_between_steps]
     campaign(tmp_path, system, faults, seed=len(system))
@@ -139,6 +139,7 @@ def flip_a_bit(file):
     file.write_bytes(bytes(content))
 
 
+@pytest.mark.slow
 def test_training_resumes_before_a_damaged_checkpoint_and_says_so(tmp_path):
     whole = start("train", *arguments("convnet", tmp_path / "whole"))
     process = start("train", *arguments("convnet", tmp_path / "cut"))
