@@ -5,7 +5,7 @@ import functools
 import itertools
 import zlib
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -49,14 +49,6 @@ class DataConfig:
     prepare: Callable | None = None
     augment: Callable | None = None
     in_memory_limit: int = 2_000_000_000
-
-
-class Split(Protocol):
-    """What a split of either kind offers; `batches.py` cuts it."""
-
-    def __len__(self) -> int: ...
-
-    def fingerprint(self) -> int: ...
 
 
 @dataclasses.dataclass(frozen=True)
