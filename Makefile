@@ -13,7 +13,7 @@ train: $(INSTALLED)
 	@$(RUN) -m experiments.train --config=configs/mnist1d.py:cnn --workdir=$(WORKDIR)
 
 test: $(INSTALLED) lint
-	@$(RUN) -m pytest
+	@$(RUN) -m pytest -n 2 --dist loadfile
 
 test-slow: $(INSTALLED)
 	@$(RUN) -m pytest -m slow

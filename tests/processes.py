@@ -1,5 +1,6 @@
 """Running the mains as a user does, in processes that can be killed."""
 
+import json
 import os
 import subprocess
 import sys
@@ -31,3 +32,22 @@ def run(main, *arguments, timeout=300, **extra):
     process = start(main, *arguments, **extra)
     out, err = process.communicate(timeout=timeout)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def run_forked(commands, timeout=300):
+    """As `run` for many `(main, arguments)` that end quickly, importing everything once."""
+    command = [sys.executable, "-m", "tests.forked"]
+    process = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment(),
+        input=json.dumps(commands),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert process.returncode == 0, process.stderr
+    return [
+        subprocess.CompletedProcess(command, **found)
+        for found, command in zip(json.loads(process.stdout), commands)
+    ]

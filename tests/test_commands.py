@@ -1,11 +1,10 @@
 """The mains as a user meets them: what they print, and one line for every mistake."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.processes import ROOT, run
+from tests.processes import ROOT, run, run_forked
 
 CNN = "--config=configs/mnist1d.py:cnn"
 TEXT = "--config=configs/char_lm.py"
@@ -105,20 +104,16 @@ MISTAKES = [
 
 @pytest.fixture(scope="module")
 def answers(runs, tmp_path_factory):
-    """Every mistake made, two at a time, since most of the time goes to starting up."""
+    """Every mistake made once, in forks of one process, since most time goes to starting up."""
     tmp, work = tmp_path_factory.mktemp("texts"), tmp_path_factory.mktemp("work") / "run"
     (tmp / "empty").write_text("")
     (tmp / "bytes").write_bytes(bytes(range(128, 256)) * 30)
     (tmp / "short").write_text("too short " * 9)
     before = {f: f.read_bytes() for f in runs[0].rglob("*") if f.is_file()}
 
-    def make(mistake):
-        main, arguments, _ = mistake
-        places = {"runs": runs[0], "tmp": tmp, "work": work}
-        return run(main, *(a.format(**places) for a in arguments))
-
-    with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(make, MISTAKES))
+    places = {"runs": runs[0], "tmp": tmp, "work": work}
+    commands = [(main, [a.format(**places) for a in arguments]) for main, arguments, _ in MISTAKES]
+    found = run_forked(commands)
     after = {f: f.read_bytes() for f in runs[0].rglob("*") if f.is_file()}
     return found, work, before == after
 
