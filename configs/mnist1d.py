@@ -51,6 +51,6 @@ MODELS: dict[str, Callable] = {
         padding=1,
         dropout=0.1,
     ),
-    "gru": lambda: _both_ways(GRUCell(6, reset_after=True)),
+    "gru": lambda: _both_ways(GRUCell(6, reset_after=True, double_bias=True)),
     "lstm": lambda: _both_ways(LSTMCell(6)),
 }

@@ -15,7 +15,42 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     Returns:
       `[...]`, one loss per example.
     """
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = _wide(logits)
     if jnp.issubdtype(labels.dtype, jnp.integer):
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return optax.softmax_cross_entropy(logits, labels)
+
+
+def squared(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """`sum_d (f_d - y_d)^2` over the last axis, `[..., D] -> [...]`.
+
+    There is no half in it, so dL/df = 2 (f - y).
+    """
+    return jnp.sum(jnp.square(_wide(outputs) - targets), axis=-1)
+
+
+def absolute(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """`sum_d |f_d - y_d|` over the last axis, `[..., D] -> [...]`."""
+    return jnp.sum(jnp.abs(_wide(outputs) - targets), axis=-1)
+
+
+def huber(outputs: jax.Array, targets: jax.Array, delta: float = 1.0) -> jax.Array:
+    """Per entry `r^2 / 2` where |r| <= delta, else `delta (|r| - delta / 2)`; summed over the last.
+
+    Huber 1964, "Robust estimation of a location parameter".
+    """
+    return jnp.sum(optax.huber_loss(_wide(outputs), targets, delta=delta), axis=-1)
+
+
+def binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """`-sum_l [y_l log p_l + (1 - y_l) log(1 - p_l)]`, p = sigma(logits), in nats.
+
+    A sum over the labels on the last axis, `[..., L] -> [...]`; dL/dlogits = p - y.
+    """
+    logits = _wide(logits)
+    return jnp.sum(optax.sigmoid_binary_cross_entropy(logits, labels.astype(logits.dtype)), axis=-1)
+
+
+def _wide(outputs: jax.Array) -> jax.Array:
+    """In float32 or wider, so that reductions keep their digits."""
+    return outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))

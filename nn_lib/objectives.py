@@ -2,37 +2,117 @@
 
 Every objective has one signature,
 `(model, variables, batch, rngs, carry, train) -> (loss, {name: (sum, count)}, model_state, carry)`:
-`loss` is the scalar to differentiate, `model_state` holds the mutable collections after the call
-(batch statistics), and `carry` is the recurrent state that the next batch continues from.
+`loss` is the scalar to differentiate, a mean whose count is that of the metric `loss`, which every
+objective has; `model_state` holds the mutable collections after the call (batch statistics), and
+`carry` is the recurrent state that the next batch continues from. Options are bound by
+`functools.partial`.
 """
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from nn_lib import losses, metrics
+from nn_lib.checks import UserError
 
 
-def classify(model, variables, batch, rngs, carry, train: bool):
+def classify(model, variables, batch, rngs, carry, train: bool, *, top: int = 0):
     """Mean softmax cross-entropy of `model(inputs)` against `labels`.
 
     Args:
       batch: `inputs [B, ...]`, `labels int[B]` (or `float[B, C]` probabilities), `mask bool[B]`.
 
-    The metrics are `loss` (nats) and `accuracy`; in evaluation also the `confusion` matrix.
-    A sequence model, recognised by its `initialize_carry`, starts every batch from its own
-    initial carry.
+      top: k of a further metric, `top_k_accuracy`; 0 for none.
+
+    The metrics are `loss` (nats) and `accuracy`; in evaluation also the `confusion` matrix and the
+    `calibration_error`. A sequence model, recognised by its `initialize_carry`, starts every batch
+    from its own initial carry.
     """
-    outputs, model_state = _apply(model, variables, rngs, train, batch["inputs"])
-    logits = outputs[0] if hasattr(model, "initialize_carry") else outputs
-    labels, mask = batch["labels"], batch["mask"]
-    total, count = metrics.masked_sum(losses.cross_entropy(logits, labels), mask)
+    logits, model_state = _outputs(model, variables, rngs, train, batch)
+    loss, measured = _classification(logits, batch["labels"], batch["mask"], train, top)
+    return loss, measured, model_state, carry
+
+
+def regress(model, variables, batch, rngs, carry, train: bool, *, loss: Callable = losses.squared):
+    """Mean of a loss between `model(inputs) [B, D]` and `labels float[B, D]` (or `[B]`, D = 1).
+
+    Args:
+      loss: `losses.squared`, `absolute` or `huber`, or any `(outputs, targets) -> [B]`.
+
+    The metrics are `loss` and `mean_absolute_error`; in evaluation also `r2`.
+    """
+    outputs, model_state = _outputs(model, variables, rngs, train, batch)
+    value, measured = _regression(outputs, batch["labels"], batch["mask"], train, loss)
+    return value, measured, model_state, carry
+
+
+def detect(model, variables, batch, rngs, carry, train: bool):
+    """Binary classification, one or several labels an example that do not exclude each other.
+
+    Mean over the examples of the sum over labels of the binary cross-entropy between
+    `model(inputs) [B, L]` (logits) and `labels [B, L]` of 0 and 1 (or `[B]`, L = 1). The metrics
+    are `loss` (nats), `accuracy` (of labels) and `exact` (examples with every label right).
+    """
+    logits, model_state = _outputs(model, variables, rngs, train, batch)
+    labels, mask = _columns(batch["labels"], logits), batch["mask"]
+    total, count = metrics.masked_sum(losses.binary_cross_entropy(logits, labels), mask)
+    right = (logits > 0) == (labels > 0.5)
     measured = {
         "loss": (total, count),
-        "accuracy": metrics.accuracy(logits, labels, mask),
+        "accuracy": metrics.masked_sum(jnp.mean(right.astype(jnp.float32), axis=-1), mask),
+        "exact": metrics.masked_sum(jnp.all(right, axis=-1).astype(jnp.float32), mask),
     }
-    if not train:
-        measured["confusion"] = metrics.confusion(logits, labels, mask)
     return total / jnp.maximum(count, 1), measured, model_state, carry
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One head of a multi-task model.
+
+    Attributes:
+      name: of the head among the model's outputs, and before its metrics: `name/accuracy`.
+      labels: the key of its targets in the batch.
+      kind: 'classify' or 'regress'.
+      weight: lambda of its loss.
+      loss: of regression.
+    """
+
+    name: str
+    labels: str = "labels"
+    kind: str = "classify"
+    weight: float = 1.0
+    loss: Callable = losses.squared
+
+
+def multi_task(model, variables, batch, rngs, carry, train: bool, *, tasks: tuple[Task, ...]):
+    """`L = sum_k lambda_k L_k` over the heads of a shared trunk.
+
+    `model(inputs)` is a dict with the outputs of every task's head. The trunk's gradient is the
+    weighted sum of the tasks'; a head gets that of its own loss alone (Caruana 1997).
+    """
+    outputs, model_state = _outputs(model, variables, rngs, train, batch)
+    value: Any = 0.0
+    measured: dict[str, Any] = {}
+    mask = batch["mask"]
+    for task in tasks:
+        missing = (task.name, "outputs", outputs), (task.labels, "batch", batch)
+        for key, what, where in missing:
+            if key not in where:
+                raise UserError(
+                    f"task {task.name!r}: no {key!r} in the {what}, only {sorted(where)}"
+                )
+        head, labels = outputs[task.name], batch[task.labels]
+        if task.kind == "classify":
+            loss, own = _classification(head, labels, mask, train, 0)
+        else:
+            loss, own = _regression(head, labels, mask, train, task.loss)
+        value = value + task.weight * loss
+        measured |= {f"{task.name}/{name}": pair for name, pair in own.items()}
+    count = jnp.sum(mask.astype(jnp.float32))
+    return value, {"loss": (value * count, count), **measured}, model_state, carry
 
 
 def next_token(model, variables, batch, rngs, carry, train: bool):
@@ -43,8 +123,8 @@ def next_token(model, variables, batch, rngs, carry, train: bool):
         `reset bool[B, T]` (the state starts anew before that step), `mask bool[B, T]`.
 
     The gradient stops at the window's left border, so that training over consecutive windows is
-    truncated back-propagation through time. The metrics are `loss` (nats), `bits_per_character`
-    and `accuracy`.
+    truncated back-propagation through time. The metrics are `loss` (nats), `bits_per_character`,
+    `perplexity` and `accuracy`.
     """
     carry = jax.lax.stop_gradient(carry)
     (logits, carry), model_state = _apply(
@@ -55,9 +135,51 @@ def next_token(model, variables, batch, rngs, carry, train: bool):
     measured = {
         "loss": (total, count),
         "bits_per_character": (metrics.bits(total), count),
+        "perplexity": (total, count),
         "accuracy": metrics.accuracy(logits, targets, mask),
     }
     return total / jnp.maximum(count, 1), measured, model_state, carry
+
+
+def _classification(logits, labels, mask, train: bool, top: int):
+    total, count = metrics.masked_sum(losses.cross_entropy(logits, labels), mask)
+    measured = {
+        "loss": (total, count),
+        "accuracy": metrics.accuracy(logits, labels, mask),
+    }
+    if not train:
+        measured["confusion"] = metrics.confusion(logits, labels, mask)
+        measured["calibration_error"] = metrics.calibration(logits, labels, mask)
+    if top:
+        measured[f"top_{top}_accuracy"] = metrics.top_k(logits, labels, mask, top)
+    return total / jnp.maximum(count, 1), measured
+
+
+def _regression(outputs, targets, mask, train: bool, loss: Callable):
+    targets = _columns(targets, outputs)
+    total, count = metrics.masked_sum(loss(outputs, targets), mask)
+    error = jnp.mean(jnp.abs(outputs - targets), axis=-1)
+    measured = {"loss": (total, count), "mean_absolute_error": metrics.masked_sum(error, mask)}
+    if not train:
+        measured["r2"] = metrics.r_squared(outputs, targets, mask)
+    return total / jnp.maximum(count, 1), measured
+
+
+def _columns(targets, outputs):
+    """Targets `[B]` or `[B, D]` as `[B, D]`, the shape of the outputs."""
+    columns = targets.reshape(len(targets), -1)
+    if columns.shape != outputs.shape:
+        raise UserError(
+            f"the model's outputs are {list(outputs.shape)}, the labels {list(targets.shape)}; set "
+            f"the model's number of outputs to {columns.shape[1]}"
+        )
+    return columns
+
+
+def _outputs(model, variables, rngs, train, batch):
+    """The model's outputs and new state; a sequence model's carry is dropped."""
+    outputs, model_state = _apply(model, variables, rngs, train, batch["inputs"])
+    return (outputs[0] if hasattr(model, "initialize_carry") else outputs), model_state
 
 
 def _apply(model, variables, rngs, train, inputs, **arguments):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from nn_lib.layers import Conv
-from nn_lib.models import MLP, CharLM, ConvNet, LeNet5, Linear, SequenceClassifier
+from nn_lib.models import MLP, CharLM, ConvNet, LeNet5, Linear, MultiHead, SequenceClassifier
 from nn_lib.recurrent import RNN, Bidirectional, GRUCell, LSTMCell, Stacked, VanillaCell
 
 KEY = jax.random.key(0)
@@ -26,6 +26,7 @@ MODULES = {
     "convnet_1d": (ConvNet((4,), ((3,),), (1,), num_classes=5), SIGNALS),
     "convnet_2d": (ConvNet((4,), ((3, 3),), (2,), num_classes=5, batch_norm=True), IMAGES),
     "lenet5": (LeNet5(num_classes=5, activation=jnp.tanh), DIGITS),
+    "multi_head": (MultiHead(MLP((4,)), heads=(("class", 5),)), VECTORS),
     "rnn_vanilla": (RNN(VanillaCell(4)), SIGNALS),
     "rnn_lstm_reverse": (RNN(LSTMCell(4), reverse=True), SIGNALS),
     "rnn_gru_learned": (RNN(GRUCell(4), learned_initial_carry=True), SIGNALS),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import char_lm, digits, mnist, mnist1d
+from configs import char_lm, digits, feature_maps, mnist, mnist1d, mnist1d_paper
 from nn_lib.checks import UserError
 from nn_lib.data import images
 from nn_lib.models import MLP, ConvNet
@@ -17,7 +17,9 @@ from nn_lib.train import codec
 
 CONFIGS = [
     *[(mnist1d, variant) for variant in mnist1d.MODELS],
+    *[(mnist1d_paper, variant) for variant in (*mnist1d_paper.MODELS, "cnn_shuffled")],
     *[(digits, variant) for variant in digits.MODELS],
+    *[(feature_maps, variant) for variant in feature_maps.MAPS],
     (mnist, "lenet"),
     *[(char_lm, variant) for variant in char_lm.CELLS],
 ]
@@ -58,7 +60,7 @@ def test_every_config_round_trips(module, variant):
         ConvNet((3,), ((3, 3),), (1,), activation=nn.gelu, dtype=jnp.bfloat16),
         MLP(hidden=(), activation=nn.tanh),
     ],
-    ids=str,
+    ids=range(9),
 )
 def test_values_round_trip(value):
     assert there_and_back(value) == value

@@ -14,7 +14,7 @@ from nn_lib.checks import UserError
 from nn_lib.data import DataConfig
 from nn_lib.data.batches import ExampleBatches
 from nn_lib.models import MLP, CharLM
-from nn_lib.objectives import classify, next_token
+from nn_lib.objectives import classify, next_token, regress
 from nn_lib.optim import OptimizerConfig
 from nn_lib.recurrent import GRUCell
 from nn_lib.train import Experiment, fit, restore
@@ -385,3 +385,112 @@ def test_half_a_line_and_lines_beyond_the_checkpoint_are_dropped_on_resume(tmp_p
     metrics.write_text(before + '{"step": 25, "split": "train"}\n{"step": 3')
     fit(small(), tmp_path, quiet=True)
     assert metrics.read_text() == before
+
+
+def resumed_and_undisturbed(tmp_path, experiment, stop_at):
+    """The final leaves of a run stopped by a signal and continued, and of one left alone."""
+    fit(experiment, tmp_path / "alone", quiet=True)
+    original = Run.prepare
+
+    def stopping(experiment):
+        run = original(experiment)
+        step, calls = run.train_step, []
+
+        def counted(state, batch):
+            calls.append(1)
+            if len(calls) == stop_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return step(state, batch)
+
+        run.train_step = counted
+        return run
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(Run, "prepare", stopping)
+        fit(experiment, tmp_path / "stopped", quiet=True)
+    fit(experiment, tmp_path / "stopped", quiet=True)
+    last = experiment.num_steps
+    return final_leaves(tmp_path / "stopped", last), final_leaves(tmp_path / "alone", last)
+
+
+def test_plateau_average_and_accumulation_are_saved_and_resumed_exactly(tmp_path):
+    optimizer = OptimizerConfig(
+        name="nesterov",
+        variant="lookahead",
+        learning_rate=0.5,
+        schedule="plateau",
+        patience=1,
+        decay_rate=0.5,
+        frozen=("Dense_1.bias",),
+        rates=(("Dense_0", 0.1),),
+    )
+    experiment = small(
+        optimizer=optimizer, eval_every=2, ema_decay=0.9, accumulation=4, checkpoint_every=0
+    )
+    stopped, alone = resumed_and_undisturbed(tmp_path, experiment, stop_at=11)
+    assert stopped.keys() == alone.keys()
+    for path, leaf in stopped.items():
+        np.testing.assert_array_equal(leaf, alone[path], err_msg=path)
+    texts = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("stopped", "alone")]
+    assert texts[0] == texts[1]
+    rates = [r["learning_rate"] for r in lines(tmp_path / "alone") if r["split"] == "train"]
+    assert 0 < rates[-1] < 0.5, "no plateau was met"
+    assert any(path.startswith("ema.") for path in alone)
+
+
+def test_what_is_evaluated_and_restored_is_the_moving_average(tmp_path):
+    summary = fit(small(ema_decay=0.9, evaluate_with="last"), tmp_path, quiet=True)
+    leaves = final_leaves(tmp_path, 20)
+    trained = restore(tmp_path, checkpoint="last")
+    kernel = trained.variables["params"]["Dense_0"]["kernel"]
+    np.testing.assert_array_equal(kernel, leaves["ema.Dense_0.kernel"])
+    assert not np.array_equal(kernel, leaves["params.Dense_0.kernel"])
+    pairs = trained.evaluate("test")
+    assert float(pairs["accuracy"][0] / pairs["accuracy"][1]) == summary["test"]["accuracy"]
+
+
+def test_how_often_is_evaluated_may_not_change_where_it_drives_the_schedule(tmp_path):
+    optimizer = OptimizerConfig(name="sgd", learning_rate=0.1, schedule="plateau")
+    fit(small(optimizer=optimizer, num_steps=2), tmp_path, quiet=True)
+    with pytest.raises(UserError, match="another experiment: eval_every was 10, is 5"):
+        fit(small(optimizer=optimizer, num_steps=4, eval_every=5), tmp_path, quiet=True)
+
+
+PLATEAU = OptimizerConfig(schedule="plateau")
+NO_VALIDATION = DataConfig(name="mnist1d", train_split="train", validation_split="")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"accumulation": 5}, "accumulation 5 does not divide the batch of 32"),
+        ({"accumulation": 0}, "accumulation must be a whole number, 1 or more"),
+        ({"ema_decay": 1.0}, "ema_decay must be at least 0 and below 1, got 1.0"),
+        ({"reduction": "max"}, "reduction must be mean or sum, got 'max'"),
+        ({"optimizer": PLATEAU, "eval_every": 0}, "plateau schedule needs eval_every above 0"),
+        (
+            {"optimizer": PLATEAU, "data": NO_VALIDATION},
+            "the plateau schedule needs a validation split, and there is none",
+        ),
+        (
+            {"optimizer": OptimizerConfig(frozen=("Conv_0",))},
+            r"optimizer.frozen: 'Conv_0' matches no parameter; there are Dense_0.bias, Dense_0.ke",
+        ),
+        ({"select_by": "f1"}, "select_by 'f1' is unknown; .*accuracy"),
+    ],
+)
+def test_a_mistake_of_the_recipe_is_named_before_anything_is_written(tmp_path, fields, message):
+    with pytest.raises(UserError, match=message):
+        fit(small(**fields), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_regression_is_selected_and_reported_by_its_own_metrics(tmp_path):
+    data = DataConfig(name="wave")
+    experiment = small(
+        data=data, objective=regress, model=MLP(hidden=(16,)), num_steps=200, select_by="r2"
+    )
+    summary = fit(experiment, tmp_path, quiet=True)
+    assert set(summary["test"]) == {"loss", "mean_absolute_error", "r2"}
+    assert 0.2 < summary["test"]["r2"] <= 1
+    assert restore(tmp_path).experiment.model.num_classes == 1

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nn_lib import losses, metrics
+from nn_lib import losses, metrics, objectives
+from nn_lib.checks import UserError
+from nn_lib.models import Linear
 
 
 def test_cross_entropy_and_its_gradient_are_the_worked_example():
@@ -80,3 +82,107 @@ def test_a_metric_that_counted_nothing_is_nan_and_arrays_have_no_mean():
 
 def test_bits_are_nats_over_log_two():
     assert metrics.bits(math.log(8)) == pytest.approx(3)
+
+
+def test_binary_cross_entropy_is_the_sum_of_the_worked_example():
+    p, y = np.array([0.8, 0.3]), jnp.array([1.0, 0.0])
+    logits = jnp.asarray(np.log(p / (1 - p)))
+    loss, gradient = jax.value_and_grad(losses.binary_cross_entropy)(logits, y)
+    np.testing.assert_allclose(loss, 0.5798184953, rtol=1e-5)
+    np.testing.assert_allclose(gradient, p - np.asarray(y), rtol=1e-5)
+
+
+def test_regression_losses_and_their_slopes_are_by_hand():
+    f, y = jnp.array([3.0, -0.5]), jnp.array([0.0, 0.0])
+    cases = [
+        (losses.squared, 9.25, [6.0, -1.0]),
+        (losses.absolute, 3.5, [1.0, -1.0]),
+        (losses.huber, 2.5 + 0.125, [1.0, -0.5]),
+    ]
+    for loss, value, slope in cases:
+        found, gradient = jax.value_and_grad(loss)(f, y)
+        assert float(found) == pytest.approx(value) and gradient.tolist() == slope
+
+
+def test_top_k_is_that_of_scikit_learn():
+    from sklearn.metrics import top_k_accuracy_score
+
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(50, 7)).astype(np.float32), rng.integers(0, 7, 50)
+    for k in (1, 3, 6):
+        right, count = metrics.top_k(jnp.asarray(logits), labels, jnp.ones(50, bool), k)
+        expected = top_k_accuracy_score(labels, logits, k=k, labels=range(7))
+        assert float(right / count) == pytest.approx(expected)
+
+
+def test_a_tie_at_the_edge_of_top_k_counts_against_the_label():
+    right, _ = metrics.top_k(jnp.zeros((1, 4)), jnp.array([0]), jnp.ones(1, bool), 3)
+    assert float(right) == 0
+
+
+def test_r2_is_that_of_scikit_learn_also_over_parts_and_under_a_mask():
+    from sklearn.metrics import r2_score
+
+    rng = np.random.default_rng(1)
+    y = rng.normal(size=(40, 2)).astype(np.float32)
+    f = y + 0.5 * rng.normal(size=y.shape).astype(np.float32)
+    mask = np.arange(40) < 33
+    parts = [
+        {"r2": metrics.r_squared(f[part], y[part], mask[part])}
+        for part in (slice(0, 10), slice(10, 40))
+    ]
+    found = metrics.means(metrics.add(parts))["r2"]
+    assert found == pytest.approx(r2_score(y[mask], f[mask]), rel=1e-5)
+
+
+def test_the_calibration_error_is_a_loop_over_bins():
+    rng = np.random.default_rng(2)
+    logits, labels = rng.normal(size=(200, 3)).astype(np.float32) * 2, rng.integers(0, 3, 200)
+    found = metrics.means(
+        {
+            "e/calibration_error": metrics.calibration(
+                jnp.asarray(logits), labels, jnp.ones(200, bool)
+            )
+        }
+    )
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    confidence, right = p.max(1), p.argmax(1) == labels
+    expected = 0.0
+    for low in np.arange(15) / 15:
+        inside = (confidence > low) & (confidence <= low + 1 / 15)
+        if inside.any():
+            gap = abs(confidence[inside].mean() - right[inside].mean())
+            expected += inside.mean() * gap
+    assert found["e/calibration_error"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_perplexity_is_the_exponential_of_the_mean_loss_never_an_overflow():
+    assert metrics.means({"perplexity": (4 * math.log(5), 4)})["perplexity"] == pytest.approx(5)
+    assert metrics.means({"perplexity": (1e6, 1)})["perplexity"] == math.inf
+
+
+def batch(labels):
+    inputs = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    return {"inputs": inputs, "labels": labels, "mask": np.array([True, True, True, False])}
+
+
+def test_several_labels_an_example_are_judged_each_and_together():
+    labels = np.array([[1, 0], [0, 0], [1, 1], [1, 1]])
+    model = Linear(num_classes=2)
+    variables = model.init(jax.random.key(0), batch(labels)["inputs"])
+    loss, measured, _, _ = objectives.detect(model, variables, batch(labels), {}, None, False)
+    z = np.asarray(model.apply(variables, batch(labels)["inputs"]), float)[:3]
+    y, p = labels[:3], 1 / (1 + np.exp(-z))
+    expected = -(y * np.log(p) + (1 - y) * np.log(1 - p)).sum(1).mean()
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    means = metrics.means(measured)
+    assert means["accuracy"] == pytest.approx(((z > 0) == y).mean())
+    assert means["exact"] == pytest.approx(((z > 0) == y).all(1).mean())
+
+
+def test_labels_that_do_not_fit_the_outputs_are_named():
+    model = Linear(num_classes=2)
+    variables = model.init(jax.random.key(0), batch(None)["inputs"])
+    expected = r"outputs are \[4, 2\], the labels \[4\]; set the model's number of outputs to 1"
+    with pytest.raises(UserError, match=expected):
+        objectives.regress(model, variables, batch(np.zeros(4)), {}, None, True)

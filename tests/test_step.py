@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from nn_lib import metrics, objectives
-from nn_lib.models import MLP, CharLM, ConvNet, Linear
-from nn_lib.optim import OptimizerConfig, build_optimizer
+from nn_lib.data import DataConfig
+from nn_lib.models import MLP, CharLM, ConvNet, Linear, MultiHead
+from nn_lib.optim import OptimizerConfig, build_optimizer, gradient_params
 from nn_lib.recurrent import LSTMCell
 from nn_lib.train.state import create_state
 from nn_lib.train.step import make_eval_step, make_train_step
@@ -20,13 +21,16 @@ BATCH = {
 }
 
 
-def make(model=None, batch=BATCH, objective=objectives.classify, carry=None, **config):
-    model = model or Linear(num_classes=3)
+def make(
+    model=None, batch=BATCH, objective=objectives.classify, carry=None, options=None, **config
+):
+    model, options = model or Linear(num_classes=3), {"log_every": 2, **(options or {})}
     optimizer, schedule = build_optimizer(
         OptimizerConfig(**{"name": "sgd", "learning_rate": 0.1, **config})
     )
-    state = create_state(model, objective, optimizer, batch, carry, seed=0)
-    return state, make_train_step(model, objective, optimizer, schedule, log_every=2)
+    ema = bool(options.get("ema_decay"))
+    state = create_state(model, objective, optimizer, batch, carry, seed=0, ema=ema)
+    return state, make_train_step(model, objective, optimizer, schedule, **options)
 
 
 def test_one_step_of_sgd_is_the_update_by_hand_over_unmasked_examples():
@@ -143,8 +147,117 @@ def test_bytes_become_zero_to_one_where_no_preparation_is_named():
     batch = {**BATCH, "inputs": np.full((6, 4), 255, np.uint8)}
     model = Linear(num_classes=3)
     variables = model.init(jax.random.key(0), np.ones((6, 4), np.float32))
-    evaluate = make_eval_step(model, objectives.classify)
+    evaluate = make_eval_step(model, objectives.classify, prepare=DataConfig().prepare_batch)
     found, _ = evaluate(variables, batch, None)
     ones = {**batch, "inputs": np.ones((6, 4), np.float32)}
     expected, _ = evaluate(variables, ones, None)
     np.testing.assert_allclose(found["loss"][0], expected["loss"][0])
+
+
+def leaves_close(ours, theirs, **tolerance):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), ours, theirs)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_an_accumulated_step_is_the_step_of_the_whole_batch(reduction):
+    """With masks that fall unevenly on the parts, and a clip that sees the whole gradient."""
+    fields = {"clip_norm": 0.3, "weight_decay": 0.1}
+    state, whole = make(MLP((5,), num_classes=3), options={"reduction": reduction}, **fields)
+    options = {"reduction": reduction, "accumulation": 3}
+    _, parts = make(MLP((5,), num_classes=3), options=options, **fields)
+    ours, theirs = jax.jit(parts)(state, BATCH)[0], jax.jit(whole)(state, BATCH)[0]
+    leaves_close(ours.params, theirs.params, rtol=1e-5, atol=1e-7)
+    leaves_close(ours.metrics, theirs.metrics, rtol=1e-5)
+
+
+def test_the_carry_of_an_accumulated_step_is_that_of_the_whole_batch():
+    model, batch = CharLM(7, LSTMCell(4)), tokens(3, batch=4)
+    arguments = (model, batch, objectives.next_token, model.initialize_carry(4))
+    state, whole = make(*arguments)
+    _, parts = make(*arguments, options={"accumulation": 2})
+    ours, theirs = jax.jit(parts)(state, batch)[0], jax.jit(whole)(state, batch)[0]
+    leaves_close((ours.carry, ours.params), (theirs.carry, theirs.params), rtol=1e-5, atol=1e-6)
+
+
+def test_the_sum_of_losses_at_a_rate_is_their_mean_at_the_count_times_the_rate():
+    state, mean = make(learning_rate=0.5)
+    _, total = make(learning_rate=0.1, options={"reduction": "sum"})
+    leaves_close(mean(state, BATCH)[0].params, total(state, BATCH)[0].params, rtol=1e-5)
+
+
+def test_one_batch_step_is_the_sum_of_the_gradients_that_online_steps_take():
+    """FACTS of gradient descent: batch g = sum of l'(x_i); online takes them one at a time."""
+    state, step = make(learning_rate=1e-4, options={"reduction": "sum"})
+    whole = step(state, BATCH)[0]
+    moved = jax.tree.map(jnp.zeros_like, state.params)
+    for row in range(5):
+        one = {name: value[row : row + 1] for name, value in BATCH.items()}
+        after = step(state, one)[0]  # from the same parameters each time
+        moved = jax.tree.map(lambda m, a, p: m + (a - p), moved, after.params, state.params)
+    expected = jax.tree.map(jnp.add, state.params, moved)
+    leaves_close(whole.params, expected, rtol=1e-4)
+
+
+def test_frozen_layers_keep_parameters_and_statistics_bit_for_bit():
+    model = ConvNet((4, 4), ((3,), (3,)), (1, 1), num_classes=3, batch_norm=True)
+    frozen = ("Conv_0", "BatchNorm_0")
+    state, step = make(
+        model, SIGNALS, options={"frozen": frozen}, name="momentum", weight_decay=0.1, frozen=frozen
+    )
+    after = state
+    for _ in range(3):
+        after, _ = jax.jit(step)(after, SIGNALS)
+    for layer in frozen:
+        jax.tree.map(np.testing.assert_array_equal, after.params[layer], state.params[layer])
+    old, new = state.model_state["batch_stats"], after.model_state["batch_stats"]
+    jax.tree.map(np.testing.assert_array_equal, new["BatchNorm_0"], old["BatchNorm_0"])
+    assert not np.array_equal(new["BatchNorm_1"]["mean"], old["BatchNorm_1"]["mean"])
+    assert not np.array_equal(after.params["Conv_1"]["kernel"], state.params["Conv_1"]["kernel"])
+
+
+def test_the_moving_average_weighs_past_parameters_as_printed_and_is_what_is_evaluated():
+    decay = 0.8
+    state, step = make(options={"ema_decay": decay})
+    seen = []
+    for _ in range(5):
+        state, _ = jax.jit(step)(state, BATCH)
+        seen.append(np.asarray(jax.tree.leaves(state.params)[1], float))
+    weights = np.array([(1 - decay) * decay ** (4 - i) for i in range(5)])
+    expected = sum(w * p for w, p in zip(weights / weights.sum(), seen))
+    np.testing.assert_allclose(jax.tree.leaves(state.ema)[1], expected, rtol=1e-5)
+    assert state.evaluated["params"] is state.ema
+
+
+def test_look_ahead_momentum_takes_its_gradient_ahead_of_the_parameters():
+    fields = {"name": "nesterov", "momentum": 0.9, "learning_rate": 0.3}
+    state, step = make(variant="lookahead", **fields)
+    moved, moved_step = make(variant="lecture", **fields)
+    for _ in range(4):
+        state, _ = jax.jit(step)(state, BATCH)
+        moved, _ = jax.jit(moved_step)(moved, BATCH)
+    point = gradient_params(state.params, state.opt_state)
+    leaves_close(point, moved.params, rtol=1e-4, atol=1e-6)
+    assert not np.allclose(jax.tree.leaves(state.params)[1], jax.tree.leaves(moved.params)[1])
+
+
+def test_each_head_gets_its_own_weighted_loss_and_the_trunk_their_sum():
+    model = MultiHead(MLP((5,)), heads=(("a", 3), ("b", 2)))
+    batch = {**BATCH, "targets": RNG.normal(size=(6, 2)).astype(np.float32)}
+    variables = model.init(jax.random.key(0), batch["inputs"])
+
+    def gradient(**weights):
+        tasks = (
+            objectives.Task("a", weight=weights.get("a", 0.0)),
+            objectives.Task("b", "targets", "regress", weight=weights.get("b", 0.0)),
+        )
+
+        def loss(params):
+            arguments = (model, {"params": params}, batch, {}, None, True)
+            return objectives.multi_task(*arguments, tasks=tasks)[0]
+
+        return jax.grad(loss)(variables["params"])
+
+    both, a, b = gradient(a=2.0, b=0.5), gradient(a=1.0), gradient(b=1.0)
+    expected = jax.tree.map(lambda x, y: 2 * x + 0.5 * y, a, b)
+    leaves_close(both, expected, rtol=1e-4, atol=1e-6)
+    assert not a["b"]["kernel"].any() and not b["a"]["kernel"].any()

@@ -11,7 +11,7 @@ from nn_lib.checks import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """A split whose arrays are in memory: `inputs [N, ...]`, `labels int[N]`."""
+    """A split in memory: `inputs [N, ...]`, `labels int[N]` or `float[N, ...]`."""
 
     inputs: np.ndarray
     labels: np.ndarray
@@ -43,7 +43,7 @@ class StreamedExamples:
         examples = self.source.__getitems__([int(index) for index in indices])
         return {
             "inputs": np.stack([example[key] for example in examples]),
-            "labels": np.array([example[label] for example in examples], np.int32),
+            "labels": _labels([example[label] for example in examples]),
         }
 
     def fingerprint(self) -> int:
@@ -76,6 +76,13 @@ def read_examples(builder, expression: str, keys, in_memory_limit: int):
         inputs=np.concatenate([part["inputs"] for part in parts]),
         labels=np.concatenate([part["labels"] for part in parts]),
     )
+
+
+def _labels(values: list) -> np.ndarray:
+    """Classes as int32, everything else as float32."""
+    labels = np.array(values)
+    classes = labels.dtype.kind in "ui" and labels.ndim == 1
+    return labels.astype(np.int32 if classes else np.float32)
 
 
 def _fingerprint(split) -> int:

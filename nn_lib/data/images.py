@@ -19,3 +19,10 @@ def standardize(
     """`(x / 255 - mean) / std` per channel, after padding black pixels on every side."""
     images = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     return (scale(images) - jnp.asarray(mean)) / jnp.asarray(std)
+
+
+def stroke_area(batch: dict) -> dict:
+    """Adds `area float[B, 1]`, the share of the image that is ink, for byte images on black."""
+    images = scale(batch["inputs"])
+    area = jnp.mean(images, axis=tuple(range(1, images.ndim)))
+    return {**batch, "area": area[:, None]}

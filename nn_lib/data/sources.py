@@ -3,11 +3,13 @@
 import dataclasses
 import functools
 import itertools
+import math
 import zlib
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import tensorflow_datasets as tfds
 
 from nn_lib.checks import UserError
 from nn_lib.data import tfds_source
@@ -32,6 +34,8 @@ class DataConfig:
       test_split: likewise, None where the data set has none; only the final evaluation reads its
         examples (of a text, its characters are in the vocabulary).
       sequence_length: T of the windows that a character corpus is read in.
+      derive: `batch -> batch` inside jit, in training and evaluation; adds targets that are
+        computed from the rest, before `prepare`.
       prepare: `inputs -> inputs` on whole batches inside jit, in training and evaluation.
       augment: `(key, batch) -> batch` inside jit, in training only; after `prepare`.
       in_memory_limit: bytes of decoded arrays up to which a split is held in memory; a larger one
@@ -46,9 +50,21 @@ class DataConfig:
     validation_split: str | None = None
     test_split: str | None = None
     sequence_length: int = 100
+    derive: Callable | None = None
     prepare: Callable | None = None
     augment: Callable | None = None
     in_memory_limit: int = 2_000_000_000
+
+    def prepare_batch(self, batch: dict) -> dict:
+        """The batch as models take it: `derive`, then `prepare`, or bytes as 0..1 without it."""
+        if self.derive is not None:
+            batch = self.derive(batch)
+        inputs = batch["inputs"]
+        if self.prepare is not None:
+            inputs = self.prepare(inputs)
+        elif inputs.dtype == np.uint8:
+            inputs = inputs.astype(np.float32) / 255
+        return {**batch, "inputs": inputs}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +73,8 @@ class DataSet:
 
     Attributes:
       readers: split name -> a function that reads it; absent where there is no such split.
-      sizes: fields of a model that only the data can fill: `num_classes` or `vocab_size`.
+      sizes: fields of a model that only the data can fill: `num_classes` (of a regression, the
+        number of targets) or `vocab_size`.
       class_names: of the labels, where there are labels.
       vocabulary: of a character corpus.
       sequence_length: of a character corpus, else 0.
@@ -113,11 +130,12 @@ def load(config: DataConfig) -> DataSet:
         split: functools.partial(read_examples, builder, expression, keys, config.in_memory_limit)
         for split, expression in expressions.items()
     }
+    classes = isinstance(labels, tfds.features.ClassLabel)
     return DataSet(
         name=config.name,
         readers=readers,
-        sizes={"num_classes": labels.num_classes},
-        class_names=tuple(labels.names),
+        sizes={"num_classes": labels.num_classes if classes else math.prod(labels.shape)},
+        class_names=tuple(labels.names) if classes else None,
     )
 
 

@@ -78,20 +78,32 @@ def _open(name: str, directory: str):
 
 
 def kind(builder) -> tuple[str, tuple[str, ...]]:
-    """('examples', (input key, label key)) or ('text', (text key,)), by the features."""
+    """('examples', (input key, label key)) or ('text', (text key,)), by the features.
+
+    Labels are classes, or numbers of one shape: targets of a regression, or 0 and 1 per label.
+    """
     features = builder.info.features
     keys = builder.info.supervised_keys
     if keys:
         key, label = keys[0], keys[1]
         numeric = isinstance(key, str) and np.dtype(features[key].np_dtype).kind in "uif"
-        if numeric and isinstance(features[label], tfds.features.ClassLabel):
+        if numeric and isinstance(label, str) and _is_target(features[label]):
             return "examples", (key, label)
     texts = [key for key, value in features.items() if isinstance(value, tfds.features.Text)]
     if len(texts) == 1 and len(features) == 1:
         return "text", (texts[0],)
     raise UserError(
         f"data set {builder.info.full_name!r} has features {', '.join(features)}; nn_lib reads "
-        "sets of numeric inputs with class labels, and plain texts"
+        "sets of numeric inputs with class labels or numeric targets, and plain texts"
+    )
+
+
+def _is_target(feature) -> bool:
+    """A class label, or a number or an array of them; no image, no text."""
+    return (
+        isinstance(feature, tfds.features.ClassLabel | tfds.features.Tensor)
+        and np.dtype(feature.np_dtype).kind in "uifb"
+        and None not in feature.shape
     )
 
 

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from nn_lib.checks import UserError
 from nn_lib.recurrent.cell import Cell
 
 
@@ -21,11 +22,14 @@ class GRUCell(Cell):
     Attributes:
       reset_after: the form of cuDNN, torch and Flax,
         `n_t = tanh(W_xh x_t + b_h + r_t . (W_hh h_{t-1} + b_hn))`, which has one more bias.
+      double_bias: with `reset_after`, also the second bias of r and z that cuDNN and torch have; it
+        adds to the first and changes nothing but the count of parameters and the rate of learning.
 
     Cho et al. 2014, "Learning phrase representations using RNN encoder-decoder".
     """
 
     reset_after: bool = False
+    double_bias: bool = False
 
     @nn.compact
     def weights(self, input_features: int):
@@ -33,6 +37,11 @@ class GRUCell(Cell):
         if self.reset_after:
             b_hn = self.param("bias_hn", self.bias_init, (self.features,), self.param_dtype)
             w["bias_hn"] = self.cast(b_hn)
+        if self.double_bias:
+            if not self.reset_after:
+                raise UserError("GRUCell: double_bias belongs to reset_after=True, which is False")
+            b_rz = self.param("bias_rz", self.bias_init, (2 * self.features,), self.param_dtype)
+            w["bias"] = w["bias"] + jnp.pad(self.cast(b_rz), (0, self.features))
         return w
 
     @nn.nowrap

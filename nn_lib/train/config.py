@@ -9,6 +9,7 @@ import flax.linen as nn
 from nn_lib.checks import UserError
 from nn_lib.data import DataConfig, DataSet
 from nn_lib.optim import OptimizerConfig, build_optimizer
+from nn_lib.optim.schedules import DEPEND_ON_LENGTH
 from nn_lib.train import codec
 
 
@@ -26,6 +27,11 @@ class Experiment:
       eval_every: steps between evaluations on the validation split; 0 means at the end only.
       checkpoint_every: steps between checkpoints; 0 means at the end and at each new best only.
       log_every: steps that one line of training metrics averages.
+      reduction: of the losses of a batch to the one that is differentiated, 'mean' or 'sum'.
+      accumulation: equal parts that a batch is differentiated in, one after the other; a step is
+        still one update.
+      ema_decay: of an exponential moving average of the parameters, which is then evaluated; 0
+        keeps none.
       seed: of the initialisation, the order of the data and all noise.
       eval_batch_size: examples (or text streams) in an evaluation batch; changes no result but
         that more text streams begin without context.
@@ -45,6 +51,9 @@ class Experiment:
     eval_every: int = 500
     checkpoint_every: int = 500
     log_every: int = 100
+    reduction: str = "mean"
+    accumulation: int = 1
+    ema_decay: float = 0.0
     seed: int = 0
     eval_batch_size: int = 250
     select_by: str = "loss"
@@ -76,6 +85,7 @@ def check(experiment: Experiment) -> None:
         "eval_every": 0,
         "checkpoint_every": 0,
         "log_every": 1,
+        "accumulation": 1,
         "seed": 0,
         "eval_batch_size": 1,
         "keep_checkpoints": 1,
@@ -88,7 +98,14 @@ def check(experiment: Experiment) -> None:
             raise UserError(f"{name} must be a whole number, {least} or more{zero}, got {value!r}")
     if experiment.seed >= 2**32:
         raise UserError(f"seed must be below 2**32, got {experiment.seed}")
-    for name, choices in (("select_mode", ("max", "min")), ("evaluate_with", ("best", "last"))):
+    if not 0 <= experiment.ema_decay < 1:
+        raise UserError(f"ema_decay must be at least 0 and below 1, got {experiment.ema_decay}")
+    pairs = (
+        ("reduction", ("mean", "sum")),
+        ("select_mode", ("max", "min")),
+        ("evaluate_with", ("best", "last")),
+    )
+    for name, choices in pairs:
         value = getattr(experiment, name)
         if value not in choices:
             raise UserError(f"{name} must be {' or '.join(choices)}, got {value!r}")
@@ -115,7 +132,7 @@ def resolve(experiment: Experiment, data: DataSet) -> Experiment:
                     f"model.{name} is {asked}, but data set {data.name!r} has {size}; leave it None"
                 )
     optimizer = experiment.optimizer
-    if optimizer.schedule != "constant" and optimizer.decay_steps is None:
+    if optimizer.schedule in DEPEND_ON_LENGTH and optimizer.decay_steps is None:
         optimizer = dataclasses.replace(optimizer, decay_steps=experiment.num_steps)
     build_optimizer(optimizer)
     return dataclasses.replace(experiment, model=model, optimizer=optimizer)
@@ -125,6 +142,10 @@ def conflicts(before: dict[str, Any], after: dict[str, Any]) -> dict[str, tuple[
     """Fields in which a run to be continued (`before`, encoded) differs from what is asked.
 
     `num_steps` is free too; where a schedule depends on it, `optimizer.decay_steps` differs.
+    `eval_every` is not where validation drives the schedule.
     """
+    free = {*FREE, "num_steps"}
+    if after["fields"]["optimizer"]["fields"]["schedule"] == "plateau":
+        free.remove("eval_every")
     found = codec.differences(before, after)
-    return {name: pair for name, pair in found.items() if name not in (*FREE, "num_steps")}
+    return {name: pair for name, pair in found.items() if name not in free}

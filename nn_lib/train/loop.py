@@ -17,7 +17,7 @@ from nn_lib import metrics
 from nn_lib.checks import UserError, check_choice
 from nn_lib.data import DataSet, load
 from nn_lib.data.batches import prefetch, training_batches
-from nn_lib.optim import build_optimizer
+from nn_lib.optim import build_optimizer, plateau
 from nn_lib.train import codec, pictures
 from nn_lib.train import workdir as files
 from nn_lib.train.checkpoint import Checkpoints, Damaged
@@ -25,7 +25,7 @@ from nn_lib.train.config import Experiment, check, resolve
 from nn_lib.train.evaluation import evaluate
 from nn_lib.train.interrupt import Interrupted, stop_on_signals
 from nn_lib.train.state import STEP_METRICS, TrainState, create_state
-from nn_lib.train.step import make_eval_step, make_train_step, prepared
+from nn_lib.train.step import make_eval_step, make_train_step
 from nn_lib.train.writer import Progress, Writer
 
 log = logging.getLogger("nn_lib")
@@ -93,24 +93,38 @@ class Run:
         experiment = resolve(experiment, data)
         model, objective = experiment.model, experiment.objective
         optimizer, schedule = build_optimizer(experiment.optimizer)
-        first = prepared(batches.at(0), experiment.data.prepare)
+        _check_batches(experiment, batches.batch_size, data)
+        prepare = experiment.data.prepare_batch
+        first = prepare(batches.at(0))
         with _model_errors(model, first):
             carry = model.initialize_carry(len(first["inputs"])) if batches.continuous else None
-            state = create_state(model, objective, optimizer, first, carry, experiment.seed)
+            state = create_state(
+                model,
+                objective,
+                optimizer,
+                first,
+                carry,
+                experiment.seed,
+                ema=bool(experiment.ema_decay),
+            )
+            eval_step = make_eval_step(model, objective, prepare=prepare)
+            measured = jax.eval_shape(eval_step, state.evaluated, batches.at(0), carry)[0]
         if "validation" in data.readers:
-            measured = set(state.metrics) - set(STEP_METRICS)
-            check_choice("select_by", experiment.select_by, measured)
+            check_choice("select_by", experiment.select_by, metrics.numbers(measured))
         train_step = make_train_step(
             model,
             objective,
             optimizer,
             schedule,
-            prepare=experiment.data.prepare,
+            prepare=prepare,
             augment=experiment.data.augment,
+            frozen=experiment.optimizer.frozen,
+            reduction=experiment.reduction,
+            accumulation=experiment.accumulation,
+            ema_decay=experiment.ema_decay,
             log_every=experiment.log_every,
             max_bad_steps=experiment.max_bad_steps,
         )
-        eval_step = make_eval_step(model, objective, prepare=experiment.data.prepare)
         return cls(
             experiment=experiment,
             data=data,
@@ -124,9 +138,9 @@ class Run:
 
     def measure(self, state: TrainState, split: str) -> dict[str, tuple]:
         """{name: (sum, count)} over a split."""
-        variables = {"params": state.params, **state.model_state}
         size = self.experiment.eval_batch_size
-        return evaluate(self.eval_step, variables, self.experiment.model, self.data, split, size)
+        model = self.experiment.model
+        return evaluate(self.eval_step, state.evaluated, model, self.data, split, size)
 
 
 @dataclasses.dataclass
@@ -173,6 +187,8 @@ def _train(run: Run, path: Path, checkpoints: Checkpoints, stop, quiet: bool):
                 if new_best:
                     best = Best(step, value)
                     checkpoints.best_step = step
+                if _due(step, experiment.eval_every):  # not at the end of a run cut short
+                    state = _after_validation(run, state, value)
 
             asked = stop.number is not None
             if last or asked or new_best or _due(step, experiment.checkpoint_every):
@@ -230,6 +246,21 @@ class _TrainingLog:
         self._writer.timing(step, event, seconds=seconds)
 
 
+def _after_validation(run: Run, state: TrainState, value: float) -> TrainState:
+    """The state with what a validation changes in it: a plateau schedule's learning rate."""
+    optimizer = run.experiment.optimizer
+    if optimizer.schedule != "plateau":
+        return state
+    opt_state = plateau.observe(
+        state.opt_state,
+        value,
+        factor=optimizer.decay_rate,
+        patience=optimizer.patience,
+        mode=run.experiment.select_mode,
+    )
+    return dataclasses.replace(state, opt_state=opt_state)
+
+
 def _resume(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, Best, int]:
     """The newest intact state, or the initial one, with the best so far and the step."""
     initial, run.initial_state = run.initial_state, None  # so that its memory can be freed
@@ -263,7 +294,7 @@ def _finish(run: Run, path: Path, checkpoints: Checkpoints, state: TrainState, b
             if "confusion" in pairs:
                 names = run.data.class_names
                 pictures.confusion_matrix(path, pairs["confusion"][0], names, split)
-    shown = [name for name in ("loss", "accuracy", "bits_per_character") if _is_measured(run, name)]
+    shown = [name for name in run.metric_names if name not in (*STEP_METRICS, "perplexity")]
     pictures.learning_curve(path, tuple(shown))
     files.write_atomically(path / files.SUMMARY, json.dumps(summary, indent=2))
     return summary
@@ -283,6 +314,24 @@ def _model_errors(model, batch: dict) -> Iterator[None]:
             f"{type(model).__name__} cannot be initialised on inputs {inputs.dtype}"
             f"{list(inputs.shape)}: {detail[:300]} (--debug shows where)"
         ) from error
+
+
+def _check_batches(experiment: Experiment, batch_size: int, data: DataSet) -> None:
+    """What only the data tells to be a mistake."""
+    local = batch_size // jax.process_count()
+    if local % experiment.accumulation:
+        raise UserError(
+            f"accumulation {experiment.accumulation} does not divide the batch of {local}; choose "
+            "a divisor, or another batch_size"
+        )
+    if experiment.optimizer.schedule == "plateau":
+        if "validation" not in data.readers:
+            raise UserError(
+                "the plateau schedule needs a validation split, and there is none; set "
+                "data.validation_split, or another optimizer.schedule"
+            )
+        if not experiment.eval_every:
+            raise UserError("the plateau schedule needs eval_every above 0, got 0")
 
 
 def _stop_if_diverged(run: Run, bad_steps: int, step: int) -> None:
@@ -312,10 +361,6 @@ def _headline(run: Run, path: Path, start: int) -> str:
         f"{run.data.name}: {begin}, {run.experiment.num_steps:,} steps, {jax.device_count()} x "
         f"{device.device_kind}, work directory {path}"
     )
-
-
-def _is_measured(run: Run, name: str) -> bool:
-    return name in run.metric_names
 
 
 def _due(step: int, every: int) -> bool:

@@ -20,6 +20,8 @@ class TrainState:
       params: the model's parameters.
       model_state: its mutable collections, such as batch statistics.
       opt_state: the optimizer's.
+      ema: the exponential moving average of the parameters, which is what is then evaluated, or
+        None.
       carry: the recurrent state that the next window continues from; None without one.
       rng: key data from which every step folds its own keys.
       metrics: {name: (sum, count)} since the last line of training metrics.
@@ -31,20 +33,30 @@ class TrainState:
     params: Any
     model_state: Any
     opt_state: Any
+    ema: Any
     carry: Any
     rng: jax.Array
     metrics: dict[str, tuple[jax.Array, jax.Array]]
     bad_steps: jax.Array
     skipped_steps: jax.Array
 
+    @property
+    def evaluated(self) -> dict[str, Any]:
+        """The variables that are evaluated: averaged parameters where they are kept."""
+        params = self.params if self.ema is None else self.ema
+        return {"params": params, **self.model_state}
 
-def create_state(model, objective, optimizer, batch, carry, seed: int) -> TrainState:
+
+def create_state(
+    model, objective, optimizer, batch, carry, seed: int, *, ema: bool = False
+) -> TrainState:
     """The state before the first step.
 
     Args:
       batch: an example batch; only its shapes matter, apart from what the model's init reads.
       carry: the initial recurrent state, or None.
       seed: of the parameters and of all later noise.
+      ema: whether a moving average of the parameters is kept.
     """
     init_key, run_key = jax.random.split(jax.random.key(seed))
     variables = model.init(init_key, batch["inputs"])
@@ -62,6 +74,7 @@ def create_state(model, objective, optimizer, batch, carry, seed: int) -> TrainS
         params=params,
         model_state=model_state,
         opt_state=optimizer.init(params),
+        ema=params if ema else None,
         carry=carry,
         rng=jax.random.key_data(run_key),
         metrics={name: (zero, zero) for name in sorted(names)},

@@ -1,11 +1,13 @@
 """One training step and one evaluation step, as pure functions to jit."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from nn_lib.optim import gradient_params, learning_rate_scale, paths
 from nn_lib.train.state import TrainState
 
 
@@ -15,8 +17,12 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     *,
-    prepare: Callable | None = None,
+    prepare: Callable[[dict], dict] | None = None,
     augment: Callable | None = None,
+    frozen: Sequence[str] = (),
+    reduction: str = "mean",
+    accumulation: int = 1,
+    ema_decay: float = 0.0,
     log_every: int = 1,
     max_bad_steps: int = 2**30,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
@@ -30,24 +36,34 @@ def make_train_step(
     and carry as they were and is counted; after `max_bad_steps` of them in a row every later step
     is such a step, until the host stops the run. The sums of the metrics start anew after every
     `log_every` steps.
+
+    Args:
+      frozen: patterns of parameters without a gradient, whose model state stays as it is too.
+      reduction: of the per-example losses, 'mean' or 'sum': the gradient is that times the count.
+      accumulation: parts that a batch is cut into, one after the other, to save memory; the
+        gradient is that of the whole batch, but batch statistics are those of each part.
+      ema_decay: d of the moving average `d a + (1 - d) p` of the parameters p, corrected for
+        its start as Adam's moments are; 0 keeps none.
     """
+    differentiate = _differentiate(model, objective, frozen)
+    if accumulation > 1:
+        differentiate = _accumulate(differentiate, accumulation)
 
     def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
         augment_key, dropout_key = jax.random.split(key)
-        batch = prepared(batch, prepare)
+        if prepare is not None:
+            batch = prepare(batch)
         if augment is not None:
             batch = augment(augment_key, batch)
 
-        def loss_of(params):
-            variables = {"params": params, **state.model_state}
-            rngs = {"dropout": dropout_key}
-            loss, *rest = objective(model, variables, batch, rngs, state.carry, True)
-            return loss, rest
-
-        (loss, (measured, model_state, carry)), gradient = jax.value_and_grad(
-            loss_of, has_aux=True
-        )(state.params)
+        point = gradient_params(state.params, state.opt_state)
+        loss, gradient, measured, model_state, carry = differentiate(
+            point, state.model_state, state.carry, batch, dropout_key
+        )
+        if reduction == "sum":
+            count = measured["loss"][1]
+            loss, gradient = loss * count, jax.tree.map(lambda g: g * count, gradient)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
 
@@ -56,6 +72,12 @@ def make_train_step(
         good = jnp.isfinite(loss) & jnp.isfinite(gradient_norm) & jnp.isfinite(update_norm)
         good &= state.bad_steps < max_bad_steps
         measured |= {"gradient_norm": (gradient_norm, 1.0), "update_to_weight": (ratio, 1.0)}
+
+        ema = state.ema
+        if ema is not None:
+            updates_made = state.step + 1 - state.skipped_steps
+            weight = _averaging_weight(ema_decay, updates_made)
+            ema = optax.incremental_update(params, ema, weight)
 
         def keep(new, old):
             return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
@@ -68,15 +90,17 @@ def make_train_step(
             params=keep(params, state.params),
             model_state=keep(model_state, state.model_state),
             opt_state=keep(opt_state, state.opt_state),
+            ema=keep(ema, state.ema),
             carry=keep(carry, state.carry),
             rng=state.rng,
             metrics=metrics,
             bad_steps=jnp.where(good, 0, state.bad_steps + 1),
             skipped_steps=state.skipped_steps + ~good,
         )
+        rate = schedule(state.step - state.skipped_steps) * learning_rate_scale(state.opt_state)
         report = {
             "metrics": jnp.stack([jnp.stack(metrics[name]) for name in sorted(metrics)]),
-            "learning_rate": schedule(state.step - state.skipped_steps),
+            "learning_rate": rate,
             "bad_steps": after.bad_steps,
             "skipped_steps": after.skipped_steps,
         }
@@ -85,22 +109,82 @@ def make_train_step(
     return step
 
 
-def make_eval_step(model, objective: Callable, *, prepare: Callable | None = None) -> Callable:
+def make_eval_step(
+    model, objective: Callable, *, prepare: Callable[[dict], dict] | None = None
+) -> Callable:
     """The function `(variables, batch, carry) -> ({name: (sum, count)}, carry)`, without noise."""
 
     def step(variables, batch, carry):
-        batch = prepared(batch, prepare)
+        if prepare is not None:
+            batch = prepare(batch)
         _, measured, _, carry = objective(model, variables, batch, {}, carry, False)
         return measured, carry
 
     return step
 
 
-def prepared(batch: dict, prepare: Callable | None) -> dict:
-    """The batch with `prepare` applied to its inputs; bytes become 0..1 where there is none."""
-    inputs = batch["inputs"]
-    if prepare is not None:
-        inputs = prepare(inputs)
-    elif inputs.dtype == jnp.uint8:
-        inputs = inputs.astype(jnp.float32) / 255
-    return {**batch, "inputs": inputs}
+def _differentiate(model, objective: Callable, frozen: Sequence[str]) -> Callable:
+    """`(params, model_state, carry, batch, key) -> (loss, gradient, metrics, state, carry)`."""
+
+    def hold(tree, new, old):
+        return jax.tree.map(
+            lambda is_frozen, a, b: b if is_frozen else a, paths.mask(tree, frozen), new, old
+        )
+
+    def differentiate(params, model_state, carry, batch, key):
+        def loss_of(params):
+            # Nothing is computed for the gradient of what is frozen.
+            params = hold(params, params, jax.lax.stop_gradient(params))
+            variables = {"params": params, **model_state}
+            loss, *rest = objective(model, variables, batch, {"dropout": key}, carry, True)
+            return loss, rest
+
+        (loss, (measured, new_state, new_carry)), gradient = jax.value_and_grad(
+            loss_of, has_aux=True
+        )(params)
+        new_state = {
+            name: hold(tree, tree, model_state[name]) if frozen else tree
+            for name, tree in new_state.items()
+        }
+        return loss, gradient, measured, new_state, new_carry
+
+    return differentiate
+
+
+def _accumulate(differentiate: Callable, parts: int) -> Callable:
+    """As `differentiate`, over consecutive parts of the batch that are weighted by their counts."""
+
+    def cut(tree):
+        return jax.tree.map(lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), tree)
+
+    def accumulated(params, model_state, carry, batch, key):
+        def one(model_state, carry, batch, key):
+            loss, gradient, measured, model_state, carry = differentiate(
+                params, model_state, carry, batch, key
+            )
+            count = measured["loss"][1]
+            weighted = jax.tree.map(lambda x: x * count, (loss, gradient))
+            return (*weighted, measured), model_state, carry
+
+        def add(sums, part):
+            totals, model_state = sums
+            more, model_state, carry = one(model_state, *part)
+            return (jax.tree.map(jnp.add, totals, more), model_state), carry
+
+        inputs = (cut(carry), cut(batch), jax.random.split(key, parts))
+        first = jax.tree.map(lambda x: x[0], inputs)
+        shapes = jax.eval_shape(one, model_state, *first)[0]
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        (totals, model_state), carry = jax.lax.scan(add, (zeros, model_state), inputs)
+        loss, gradient, measured = totals
+        count = jnp.maximum(measured["loss"][1], 1)
+        loss, gradient = jax.tree.map(lambda x: x / count, (loss, gradient))
+        carry = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), carry)
+        return loss, gradient, measured, model_state, carry
+
+    return accumulated
+
+
+def _averaging_weight(decay: float, updates: jax.Array) -> jax.Array:
+    """What the newest parameters weigh: `(1 - d) / (1 - d^t)`, 1 after the first update."""
+    return (1 - decay) / -jnp.expm1(jnp.maximum(updates, 1) * math.log(decay))

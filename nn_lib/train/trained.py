@@ -55,7 +55,7 @@ class Trained:
                 "came from by --data_dir or --data_path"
             )
         step = make_eval_step(
-            experiment.model, experiment.objective, prepare=experiment.data.prepare
+            experiment.model, experiment.objective, prepare=experiment.data.prepare_batch
         )
         size = experiment.eval_batch_size
         return evaluate(jax.jit(step), self.variables, experiment.model, data, split, size)
@@ -115,13 +115,14 @@ def _choose(checkpoints: Checkpoints, asked: str | int) -> int:
 
 
 def _variables(leaves: dict[str, Any]) -> dict[str, Any]:
-    """The model's part of the saved leaves as the nested dict that Flax expects."""
+    """The evaluated part of the saved leaves as the nested dict that Flax expects."""
     variables: dict[str, Any] = {"params": {}}
+    params = "ema" if any(path.startswith("ema.") for path in leaves) else "params"
     for path, leaf in leaves.items():
         top, *names = path.split(".")
         if top == "model_state":
             target = variables
-        elif top == "params":
+        elif top == params:
             target = variables["params"]
         else:
             continue

@@ -3,7 +3,8 @@
 from nn_lib.data.builders.digits import Digits
 from nn_lib.data.builders.mnist1d import Mnist1d
 from nn_lib.data.builders.python_docs import PythonDocs
+from nn_lib.data.builders.toys import Rings, Wave
 
-EMBEDDED = ("digits", "mnist1d", "python_docs")
+EMBEDDED = ("digits", "mnist1d", "python_docs", "rings", "wave")
 
-__all__ = ["EMBEDDED", "Digits", "Mnist1d", "PythonDocs"]
+__all__ = ["EMBEDDED", "Digits", "Mnist1d", "PythonDocs", "Rings", "Wave"]

@@ -1,0 +1,30 @@
+"""One trunk, several heads: multi-task learning."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class MultiHead(nn.Module):
+    """`{name: W_k trunk(x) + b_k}`, a linear head for every task on shared features.
+
+    Attributes:
+      trunk: a module that gives features `[B, F]`, such as `MLP` with `num_classes=None`.
+      heads: pairs (name, number of outputs).
+
+    Caruana 1997, "Multitask learning".
+    """
+
+    trunk: nn.Module
+    heads: tuple[tuple[str, int], ...]
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+        features = self.trunk(inputs, train=train)
+        return {
+            name: nn.Dense(outputs, dtype=self.dtype, name=name)(features).astype(jnp.float32)
+            for name, outputs in self.heads
+        }
