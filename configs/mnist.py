@@ -5,7 +5,7 @@ Data     TFDS `mnist`, prepared in --config.data.data_dir: 54,000 / 6,000 / 10,0
 Command  python -m experiments.train --config=configs/mnist.py:lenet --workdir=runs/lenet \
              --config.data.data_dir=DIR
 Hardware 2 CPU cores, 3 minutes
-Expected 99.20 % test accuracy (one seed)
+Ledger   :lenet  test accuracy 99.0 %  1 seed  --config.data.data_dir=$DATA/tfds
 """
 
 import functools

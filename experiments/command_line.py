@@ -2,15 +2,18 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import re
 import runpy
+import shlex
 import signal
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 from absl import app, flags
@@ -36,6 +39,12 @@ DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of a mistake as we
 def define_config():
     """The flag `--config=FILE.py[:variant]` with its overrides `--config.field=value`."""
     return config_flags.DEFINE_config_file("config", None, "The experiment: FILE.py[:variant].")
+
+
+def config_location() -> str:
+    """The value of `--config`, FILE.py:variant."""
+    flag: Any = flags.FLAGS["config"]
+    return flag.config_filename
 
 
 def run(main: Callable[[], None], required: tuple[str, ...]) -> None:
@@ -103,14 +112,14 @@ def _check_config(argv: list[str]) -> None:
             value = value if "=" in argument else [*argv, ""][index + 1]
             if not value:
                 raise UserError("--config is empty; for example --config=configs/mnist1d.py:cnn")
-            config = _load_config(value)
+            config = load_config(value)
         elif path and config is None:
             raise UserError("--config=FILE comes before its overrides --config.field=value")
         elif path:
             _check_field(config, path.group(1)[1:].split("."))
 
 
-def _load_config(location: str):
+def load_config(location: str):
     """The config as its file makes it, without overrides."""
     path, _, argument = location.partition(":")
     if not Path(path).is_file():
@@ -137,6 +146,32 @@ def _check_field(holder, path: list[str]) -> None:
                 raise UserError(f"--{where}.{part}: {where} is {holder!r}, which has no fields")
             raise UserError(f"--{where} has no field {part!r}; {nearest(part, known)}")
         holder = getattr(holder, part)
+
+
+def field_value(config, field: str):
+    """What the field `optimizer.learning_rate`, say, of a config holds.
+
+    Raises:
+      UserError: there is no such field, with the nearest names.
+    """
+    _check_field(config, field.split("."))
+    return functools.reduce(getattr, field.split("."), config)
+
+
+def overrides(argv: list[str]) -> list[str]:
+    """The arguments `--config.field=value` of a command line, to be given to another."""
+    found = []
+    for argument, following in zip(argv, [*argv[1:], ""]):
+        if re.match(r"--?(no)?config\.", argument):
+            found.append(argument)
+            if "=" not in argument and not following.startswith("-"):
+                found.append(following)
+    return found
+
+
+def quoted(argument: str) -> str:
+    """As it is to be typed in a shell."""
+    return shlex.quote(argument)
 
 
 def field_names(holder) -> list[str]:

@@ -20,6 +20,8 @@ ARROWS = {
     "nn_lib.optim": {"nn_lib.checks"},
     "nn_lib.data": {"nn_lib.checks"},
     "nn_lib.train": {"nn_lib.checks", "nn_lib.data", "nn_lib.optim", "nn_lib.metrics"},
+    "nn_lib.search": {"nn_lib.checks", "nn_lib.train"},
+    "nn_lib.classic": {"nn_lib.checks"},
 }
 LIBRARY = set(ARROWS) | {"nn_lib"}
 ARROWS["nn_lib"] = set()

@@ -11,11 +11,11 @@ class Interrupted(Exception):
 
     Attributes:
       signal: SIGTERM or SIGINT.
-      step: the step that was saved.
+      step: the step that was saved, or the trial of a sweep.
     """
 
-    def __init__(self, number: int, step: int):
-        super().__init__(f"stopped by {signal.Signals(number).name} at step {step}, saved")
+    def __init__(self, number: int, step: int, unit: str = "step"):
+        super().__init__(f"stopped by {signal.Signals(number).name} at {unit} {step}, saved")
         self.signal, self.step = number, step
 
 

@@ -1,0 +1,1 @@
+"""What learns, or once learnt, without the gradient of a loss through autodiff."""
