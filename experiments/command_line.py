@@ -10,6 +10,7 @@ import runpy
 import shlex
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ from ml_collections import config_flags
 from nn_lib.checks import UserError, nearest
 from nn_lib.train import Experiment
 from nn_lib.train.interrupt import Interrupted
-from nn_lib.train.loop import Diverged
+from nn_lib.train.training_log import Diverged
 
 USER_MISTAKE = 2
 
@@ -32,6 +33,12 @@ COMPILATION_CACHE = flags.DEFINE_string(
     "Folder for compiled programs, so that a second start is quick; '' compiles anew every time.",
 )
 
+
+END_WITH_PARENT = flags.DEFINE_bool(
+    "end_with_parent",
+    False,
+    "Stop, as by SIGTERM, when standard input ends: how a sweep's trials end with it.",
+)
 
 DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of a mistake as well.")
 
@@ -58,6 +65,8 @@ def run(main: Callable[[], None], required: tuple[str, ...]) -> None:
             _fail(f"unexpected argument {argv[1]!r}; flags begin with --")
         _quiet_logs()
         _use_compilation_cache()
+        if END_WITH_PARENT.value:
+            threading.Thread(target=_terminate_at_end_of_input, daemon=True).start()
         try:
             main()
         except UserError as mistake:
@@ -169,6 +178,25 @@ def overrides(argv: list[str]) -> list[str]:
     return found
 
 
+def output_folder(path: str, marker: str) -> Path:
+    """The folder, made where there is none, for pictures and numbers of a main.
+
+    Raises:
+      UserError: it cannot be written, or holds files of something else: not empty, no `marker`.
+    """
+    folder = Path(path).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        others = [file.name for file in folder.iterdir() if not file.name.startswith(".")]
+        if others and marker not in others:
+            raise UserError(f"--workdir={path} holds other files and no {marker}; choose another")
+        (folder / marker).touch()
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"--workdir={path} cannot be written: {reason}; choose another") from error
+    return folder
+
+
 def quoted(argument: str) -> str:
     """As it is to be typed in a shell."""
     return shlex.quote(argument)
@@ -202,6 +230,12 @@ def _use_compilation_cache() -> None:
         folder = Path(COMPILATION_CACHE.value).expanduser()
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def _terminate_at_end_of_input() -> None:
+    while os.read(sys.stdin.fileno(), 1024):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _one_line(text: str) -> str:

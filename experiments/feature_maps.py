@@ -21,7 +21,7 @@ STEPS = flags.DEFINE_integer("steps", 2000, "Updates of each variant.", lower_bo
 
 
 def main() -> None:
-    folder = Path(WORKDIR.value).expanduser()
+    folder = command_line.output_folder(WORKDIR.value, "fits.png")
     trained = {}
     print(f"{'':16}  parameters  test")
     for variant in feature_maps.MAPS:

@@ -12,11 +12,10 @@ import sys
 from pathlib import Path
 
 from absl import flags
-from tqdm import tqdm
 
 from experiments import command_line
 from nn_lib.checks import UserError, nearest
-from nn_lib.search import ledger
+from nn_lib.search import ledger, sweep
 from nn_lib.search.runner import Runner
 from nn_lib.search.trials import Store, Trial
 from nn_lib.train import workdir as files
@@ -25,6 +24,7 @@ from nn_lib.train.interrupt import Interrupted, stop_on_signals
 ROWS = flags.DEFINE_list("rows", [], "Rows, or files with all their rows; all where left out.")
 RUNS = flags.DEFINE_string("runs", "runs/ledger", "Where the runs live, by commit.")
 JOBS = flags.DEFINE_integer("jobs", 1, "Runs at once; 1 for honest times.", short_name="j")
+RETRY = flags.DEFINE_bool("retry_failed", False, "Run again what failed in an earlier start.")
 RENDER = flags.DEFINE_bool("render", False, "Only write docs/results.md anew.")
 
 RECORDS, PAGE = Path("docs/results.json"), Path("docs/results.md")
@@ -43,20 +43,26 @@ def main() -> None:
     rows = ledger.promises(sources)
     chosen = [] if RENDER.value else choose(rows, ROWS.value)
     measured = ledger.read(RECORDS)
-    commit = clean_commit() if chosen else ""
-    with stop_on_signals() as stop, tqdm(chosen, unit=" rows", disable=None) as bar:
-        for row in bar:
-            bar.set_postfix_str(row.name)
-            found = measure(row, commit, stop)
-            if isinstance(found, str):
-                tqdm.write(f"{row.name}: {found}", file=sys.stderr)
-                continue
-            measured[row.name] = found
-            shown = ", ".join(row.written(value) for value in found.values)
-            tqdm.write(f"{row.name}: {row.split} {row.metric} {shown}", file=sys.stderr)
+    commit, device = (clean_commit(), device_name()) if chosen else ("", "")
+    failures = 0
+    with sweep.locked(Path(RUNS.value)), stop_on_signals() as stop:
+        try:
+            for number, row in enumerate(chosen, 1):
+                print(f"{number} of {len(chosen)}: {row.name}", file=sys.stderr, flush=True)
+                found = measure(row, commit, device, stop)
+                if isinstance(found, str):
+                    failures += found.startswith("failed")
+                    print(f"  {found}", file=sys.stderr, flush=True)
+                    continue
+                measured[row.name] = found
+                shown = ", ".join(row.written(value) for value in found.values)
+                print(f"  {row.split} {row.metric} {shown}", file=sys.stderr, flush=True)
+        finally:
             files.write_atomically(RECORDS, ledger.as_json(measured))
-    files.write_atomically(PAGE, INTRODUCTION + ledger.as_table(rows, measured))
+            files.write_atomically(PAGE, INTRODUCTION + ledger.as_table(rows, measured))
     print(f"written  {PAGE}, {RECORDS}")
+    if failures:
+        sys.exit(f"experiments.results: {failures} rows failed; --retry_failed runs them again")
 
 
 def choose(rows: list[ledger.Promise], names: list[str]) -> list[ledger.Promise]:
@@ -69,7 +75,7 @@ def choose(rows: list[ledger.Promise], names: list[str]) -> list[ledger.Promise]
     return [row for row, own in meant if not names or own & set(names)]
 
 
-def measure(row: ledger.Promise, commit: str, stop) -> ledger.Measurement | str:
+def measure(row: ledger.Promise, commit: str, device: str, stop) -> ledger.Measurement | str:
     """The measurement of a row, or why there is none."""
     absent = [word for word in row.flags if "$" in os.path.expandvars(word)]
     if absent:
@@ -83,13 +89,15 @@ def measure(row: ledger.Promise, commit: str, stop) -> ledger.Measurement | str:
         else [f"experiments.{row.source.stem}"]
     )
     store = Store(Path(RUNS.value) / commit / re.sub(r"[^\w.=-]+", "_", row.name))
+    if RETRY.value:
+        store.forget_failures()
     trials = [Trial(f"seed{seed}", 0, {"seed": seed}) for seed in range(row.seeds)]
 
     def command(trial, steps):
         seed = f"--{'config.' if is_config else ''}seed={trial.fields['seed']}"
         given = map(os.path.expandvars, row.flags)
         place = f"--workdir={store.workdir(trial)}"
-        return [sys.executable, "-m", *base, place, seed, *given]
+        return [sys.executable, "-m", *base, "--end_with_parent", place, seed, *given]
 
     def watch(running):
         if stop.number is not None:
@@ -109,7 +117,7 @@ def measure(row: ledger.Promise, commit: str, stop) -> ledger.Measurement | str:
         parameters=(found[0].summary or {}).get("parameters"),
         command=" ".join(["python -m", *base, *row.flags]),
         commit=commit,
-        device=device_name(),
+        device=device,
     )
 
 
@@ -133,18 +141,16 @@ def clean_commit() -> str:
 
 
 def device_name() -> str:
-    """'2 x AMD EPYC', '8 x NVIDIA H200'."""
-    import jax
-
-    kind = jax.devices()[0].device_kind
+    """'2 cores of AMD EPYC', '8 x NVIDIA H200'; asked in a process that then frees the device."""
+    code = "import jax; print(jax.device_count(), jax.devices()[0].device_kind, sep='|')"
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    count, _, kind = found.strip().partition("|")
     if kind != "cpu":
-        return f"{jax.device_count()} x {kind}"
+        return f"{count} x {kind}"
     file = Path("/proc/cpuinfo")
-    names = [
-        line.partition(":")[2].strip()
-        for line in (file.read_text().splitlines() if file.exists() else [])
-        if line.startswith("model name")
-    ]
+    lines = file.read_text().splitlines() if file.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{os.cpu_count()} cores of {names[0] if names else platform.machine()}"
 
 

@@ -4,14 +4,13 @@ Lecture  what was learnt before features were: designed descriptors, codes, a li
 Data     digits, no download; or MNIST prepared in --data_dir
 Command  python -m experiments.shallow --workdir=runs/shallow --data=digits
 Hardware 2 CPU cores, seconds; MNIST minutes
-Ledger   bag      test accuracy 85 %  3 seeds  --data=digits --regions=1
+Ledger   bag     test accuracy 85 %  3 seeds  --data=digits --regions=1
          regions  test accuracy 96 %  3 seeds  --data=digits
-         mnist    test accuracy 97 %  1 seed  --data=mnist --data_dir=$DATA/tfds --patch=8 --stride=2 --codes=200
+         mnist  test accuracy 97 %  1 seed  --data=mnist --data_dir=$DATA/tfds --patch=8 --stride=2
 """
 
 import json
 import time
-from pathlib import Path
 
 import numpy as np
 from absl import flags
@@ -38,15 +37,15 @@ SEED = flags.DEFINE_integer("seed", 0, "Of k-means.", lower_bound=0)
 def main() -> None:
     data = load(DataConfig(name=DATA.value, data_dir=DATA_DIR.value))
     train = data.split("train")
-    if np.ndim(train.inputs) != 4 or train.inputs.shape[-1] != 1 or data.class_names is None:
+    shape: tuple[int, ...] = getattr(getattr(train, "inputs", None), "shape", ())
+    if len(shape) != 4 or shape[-1] != 1 or data.class_names is None:
         raise UserError(
-            f"--data={DATA.value} has inputs {list(train.inputs.shape)}; the pipeline takes grey "
-            "images [N, H, W, 1] with class labels"
+            f"--data={DATA.value} holds {list(shape) or 'no arrays'}; the pipeline takes grey "
+            "images [N, H, W, 1] with class labels, in memory"
         )
-    if PATCH.value > min(train.inputs.shape[1:3]) or PATCH.value % 2:
+    if PATCH.value > min(shape[1:3]) or PATCH.value % 2:
         raise UserError(f"--patch={PATCH.value} must be even and no larger than the images")
-    workdir = Path(WORKDIR.value).expanduser()
-    workdir.mkdir(parents=True, exist_ok=True)
+    workdir = command_line.output_folder(WORKDIR.value, "shallow.txt")
     model = ShallowClassifier(
         patch=PATCH.value,
         stride=STRIDE.value,

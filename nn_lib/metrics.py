@@ -43,7 +43,8 @@ def top_k(logits: jax.Array, labels: jax.Array, mask: jax.Array, k: int) -> Pair
     """Counts the examples whose label is among the k largest logits; a tie counts against it."""
     at_label = jnp.take_along_axis(logits, labels[..., None], axis=-1)
     others = jnp.sum(logits >= at_label, axis=-1) - 1
-    return masked_sum((others < k).astype(jnp.float32), mask)
+    right = (others < k) & jnp.isfinite(at_label[..., 0])
+    return masked_sum(right.astype(jnp.float32), mask)
 
 
 def calibration(logits: jax.Array, labels: jax.Array, mask: jax.Array, bins: int = 15) -> Pair:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from nn_lib import losses, metrics
-from nn_lib.checks import UserError
+from nn_lib.checks import UserError, check_choice
 
 
 def classify(model, variables, batch, rngs, carry, train: bool, *, top: int = 0):
@@ -104,6 +104,7 @@ def multi_task(model, variables, batch, rngs, carry, train: bool, *, tasks: tupl
                 raise UserError(
                     f"task {task.name!r}: no {key!r} in the {what}, only {sorted(where)}"
                 )
+        check_choice(f"task {task.name!r}: kind", task.kind, ("classify", "regress"))
         head, labels = outputs[task.name], batch[task.labels]
         if task.kind == "classify":
             loss, own = _classification(head, labels, mask, train, 0)
@@ -143,6 +144,8 @@ def next_token(model, variables, batch, rngs, carry, train: bool):
 
 def _classification(logits, labels, mask, train: bool, top: int):
     total, count = metrics.masked_sum(losses.cross_entropy(logits, labels), mask)
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        labels = jnp.argmax(labels, axis=-1)
     measured = {
         "loss": (total, count),
         "accuracy": metrics.accuracy(logits, labels, mask),

@@ -1,13 +1,17 @@
 """The mains as a user meets them: what they print, and one line for every mistake."""
 
 import json
+import re
 
 import pytest
 
 from tests.processes import ROOT, run, run_forked
 
 CNN = "--config=configs/mnist1d.py:cnn"
+MLP = "--config=configs/digits.py:mlp"
 TEXT = "--config=configs/char_lm.py"
+RATE = "--search=optimizer.learning_rate"
+PLATEAU = "--config.optimizer.schedule=plateau"
 QUICK = (
     "--config.num_steps=20",
     "--config.eval_every=10",
@@ -90,6 +94,43 @@ MISTAKES = [
     ("train", [CNN, "--workdir={runs}/digits"], "holds another experiment"),
     ("train", [CNN, "--workdir=/proc/nowhere"], "cannot write the work directory"),
     ("train", [CNN, "--workdir={tmp}/empty"], "is a file; choose another --workdir"),
+    ("train", [MLP, "--workdir={work}", "--config.optimizer.frozen=('Conv_9',)"], "'Conv_9' mat"),
+    ("train", [MLP, "--workdir={work}", "--config.accumulation=7"], "7 does not divide the batch"),
+    (
+        "train",
+        ["--config=configs/mnist1d_paper.py", "--workdir={work}", PLATEAU],
+        "the plateau schedule needs a validation split",
+    ),
+    ("sweep", [MLP, "--workdir={work}"], "the search space is empty; name a field"),
+    ("sweep", [MLP, "--workdir={work}", RATE + "=loguniform(1, 0.1)"], "is upside down or empty"),
+    ("sweep", [MLP, "--workdir={work}", RATE[:-1] + "=[1]"], "did you mean learning_rate?"),
+    ("sweep", [MLP, "--workdir={work}", RATE + "=[fast]"], "holds a float (0.002), and 'fast'"),
+    ("sweep", [MLP, "--workdir={work}", "--search=seed=[1, 2]"], "seed is the sweep's own here"),
+    ("sweep", [MLP, "--workdir={work}", RATE + "=[0.1]", "--metric=loss"], "max or min: which is"),
+    (
+        "sweep",
+        [MLP, "--workdir={work}", RATE + "=[0.1]", "--metric=acuracy", "--metric_mode=max"],
+        "--metric 'acuracy' is unknown; did you mean accuracy",
+    ),
+    (
+        "sweep",
+        [MLP, "--workdir={work}", "--config.optimizer.learning_rate=1", RATE + "=[0.1]"],
+        "optimizer.learning_rate is also fixed by an override",
+    ),
+    ("sweep", [MLP, "--workdir={work}", RATE + "=[0.1]", "--halving=20"], "has one rung"),
+    ("sweep", [MLP, "--workdir={tmp}/empty", RATE + "=[0.1]"], "is a file; choose another"),
+    (
+        "sweep",
+        [MLP, "--workdir={work}", RATE + "=[0.1]", "--config.batch_size=-1"],
+        "batch_size mus",
+    ),
+    ("sweep", [MLP, "--workdir={work}", "--mode=gird"], "--mode=gird: value should be one of"),
+    ("sweep", [MLP, "--workdir={runs}/digits", RATE + "=[1.0]"], "holds other files and no sweep"),
+    ("results", ["--rows=digit"], "--rows: there is no 'digit'; did you mean digits"),
+    ("shallow", ["--workdir={work}", "--data=mnist1d"], "the pipeline takes grey images"),
+    ("shallow", ["--workdir={work}", "--data=python_docs"], "holds no arrays; the pipeline takes"),
+    ("shallow", ["--workdir={runs}/digits"], "holds other files and no shallow.txt"),
+    ("grid_or_random", ["--workdir={tmp}/empty"], "--workdir={tmp}/empty cannot be written"),
     ("evaluate", [], "--workdir is missing"),
     ("evaluate", ["--workdir={work}"], "is no work directory"),
     ("evaluate", ["--workdir={runs}/digits", "--split=tset"], "did you mean test?"),
@@ -115,22 +156,43 @@ def answers(runs, tmp_path_factory):
     commands = [(main, [a.format(**places) for a in arguments]) for main, arguments, _ in MISTAKES]
     found = run_forked(commands)
     after = {f: f.read_bytes() for f in runs[0].rglob("*") if f.is_file()}
-    return found, work, before == after
+    return found, work, before == after, tmp
 
 
 @pytest.mark.parametrize("index", range(len(MISTAKES)), ids=[m[2][:40] for m in MISTAKES])
 def test_a_mistake_is_one_line_and_status_2(answers, index):
     found, message = answers[0][index], MISTAKES[index][2]
     assert found.returncode == 2, found.stderr
-    assert message in found.stderr
+    assert message.format(tmp=answers[3], work=answers[1], runs="") in found.stderr
     assert len(found.stderr.strip().splitlines()) == 1, found.stderr
     assert found.stderr.startswith(f"experiments.{MISTAKES[index][0]}: ")
     assert found.stdout == ""
 
 
 def test_no_mistake_touches_a_work_directory(answers):
-    _, work, unchanged = answers
+    _, work, unchanged, _ = answers
     assert not work.exists() and unchanged
+
+
+def test_the_mains_of_the_lectures_leave_numbers_and_pictures(tmp_path):
+    mains = {
+        "feature_maps": ["--steps=3"],
+        "grid_or_random": ["--repeats=60"],
+        "shallow": ["--data=digits", "--codes=30"],
+    }
+    commands = [(main, [f"--workdir={tmp_path / main}", *more]) for main, more in mains.items()]
+    found = dict(zip(mains, run_forked(commands)))
+    for main, process in found.items():
+        assert process.returncode == 0, process.stderr
+        assert len(list((tmp_path / main).glob("*.png"))) >= 1
+    assert "XOR by two hidden units, exactly: [0, 1, 1, 0]" in found["feature_maps"].stdout
+    said = found["grid_or_random"].stdout
+    assert "grid    9 points try 3 values" in said and "random  9 points try 9 values" in said
+    assert "n = 59  0.9515055" in said and "n = 58  0.9489531" in said
+    average = [float(a) for a in re.findall(r"best (\d\.\d+) of 1.01", said)]
+    assert average[1] > average[0] + 0.2, "random search was not better along the axis"
+    summary = json.loads((tmp_path / "shallow" / "summary.json").read_text())
+    assert summary["test"]["accuracy"] > 0.9
 
 
 def test_the_makefile_names_what_a_machine_lacks(tmp_path):

@@ -52,6 +52,30 @@ def test_digits_are_scikit_learns():
     np.testing.assert_array_equal(np.bincount(labels), np.bincount(digits.target))
 
 
+def test_the_wave_and_the_rings_are_what_they_say():
+    wave = load(DataConfig(name="wave"))
+    train = wave.split("train")
+    assert wave.sizes == {"num_classes": 1} and wave.class_names is None
+    assert train.inputs.shape == train.labels.shape == (200, 1)
+    noise = train.labels - (train.inputs / 2 + np.sin(3 * train.inputs))
+    assert abs(noise.mean()) < 0.03 and noise.std() == pytest.approx(0.1, abs=0.02)
+    rings = load(DataConfig(name="rings"))
+    radius = np.linalg.norm(rings.split("test").inputs, axis=1)
+    labels = rings.split("test").labels
+    assert rings.class_names == ("disc", "ring") and np.bincount(labels).tolist() == [100, 100]
+    assert (
+        radius[labels == 0].max() <= 1 and 1.3 <= radius[labels == 1].min() <= radius.max() <= 2.3
+    )
+
+
+def test_targets_are_derived_before_the_inputs_are_prepared():
+    config = DataConfig(derive=images.stroke_area, prepare=lambda x: x * 0)
+    pixels = np.zeros((2, 4, 4, 1), np.uint8)
+    pixels[1, :2] = 255
+    batch = config.prepare_batch({"inputs": jnp.asarray(pixels)})
+    assert batch["area"].tolist() == [[0.0], [0.5]] and not batch["inputs"].any()
+
+
 def test_mnist1d_is_the_packages_data_and_leaves_the_random_states_alone():
     np.random.seed(3)  # noqa: NPY002
     random.seed(3)
@@ -318,3 +342,10 @@ def test_standardize_pads_black_and_centres():
     out = images.standardize(bytes_, mean=0.5, std=0.25, padding=1)
     assert out.shape == (1, 4, 4, 1)
     assert float(out[0, 1, 1, 0]) == 2.0 and float(out[0, 0, 0, 0]) == -2.0
+
+
+@pytest.mark.parametrize(("batch_size", "updates"), [(1, 12), (4, 3), (0, 1)])
+def test_online_minibatch_and_batch_descent_take_their_updates_an_epoch(batch_size, updates):
+    batches = training_batches(numbered(12), batch_size, seed=0)
+    seen = np.concatenate([batches.at(step)["labels"] for step in range(updates)])
+    assert sorted(seen) == list(range(12))

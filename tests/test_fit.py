@@ -14,13 +14,15 @@ from nn_lib.checks import UserError
 from nn_lib.data import DataConfig
 from nn_lib.data.batches import ExampleBatches
 from nn_lib.models import MLP, CharLM
-from nn_lib.objectives import classify, next_token, regress
+from nn_lib.objectives import classify, detect, next_token, regress
 from nn_lib.optim import OptimizerConfig
 from nn_lib.recurrent import GRUCell
 from nn_lib.train import Experiment, fit, restore
 from nn_lib.train.checkpoint import Checkpoints
 from nn_lib.train.interrupt import Interrupted
-from nn_lib.train.loop import Best, Diverged, Run
+from nn_lib.train.loop import Best
+from nn_lib.train.run import Run
+from nn_lib.train.training_log import Diverged
 from tests.test_codec import CONFIGS
 
 
@@ -494,3 +496,15 @@ def test_a_regression_is_selected_and_reported_by_its_own_metrics(tmp_path):
     assert set(summary["test"]) == {"loss", "mean_absolute_error", "r2"}
     assert 0.2 < summary["test"]["r2"] <= 1
     assert restore(tmp_path).experiment.model.num_classes == 1
+
+
+def test_two_classes_may_be_told_apart_by_one_logit(tmp_path):
+    experiment = small(
+        data=DataConfig(name="rings"),
+        objective=detect,
+        model=MLP(hidden=(16,), num_classes=1),
+        num_steps=300,
+        select_by="exact",
+    )
+    summary = fit(experiment, tmp_path, quiet=True)
+    assert summary["test"]["accuracy"] == summary["test"]["exact"] > 0.95

@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 from scipy import signal
 
 from nn_lib.checks import UserError
-from nn_lib.layers import Conv, avg_pool, convolve, global_avg_pool, global_max_pool, max_pool
+from nn_lib.layers import (
+    Conv,
+    avg_pool,
+    convolve,
+    global_avg_pool,
+    global_max_pool,
+    lenet_squash,
+    max_pool,
+    maxout,
+    scaled_tanh,
+)
 
 GRID = np.arange(1.0, 10.0).reshape(3, 3)
 SOBEL = np.array([[-1.0, -2, -1], [0, 0, 0], [1, 2, 1]])
@@ -132,3 +142,26 @@ def test_convolution_and_its_gradients_equal_torch(x64, torch):
     torch.sin(torch.nn.functional.conv2d(tx, tw, stride=2, padding=1, groups=2)).sum().backward()
     np.testing.assert_allclose(dx, tx.grad.numpy().transpose(0, 2, 3, 1), rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(dw, tw.grad.numpy().transpose(2, 3, 1, 0), rtol=1e-10, atol=1e-12)
+
+
+def test_activations_have_their_worked_values(x64):
+    assert float(lenet_squash(1.0)) == pytest.approx(0.9999972559, abs=1e-10)
+    assert float(lenet_squash(-1.0)) == -float(lenet_squash(1.0))
+    assert float(jax.grad(lenet_squash)(0.0)) == pytest.approx(1.1439333, abs=1e-7)
+    assert float(scaled_tanh(1.0)) == pytest.approx(0.7615941560, abs=1e-10)
+    x = jnp.linspace(-3, 3, 13)
+    for scale in (0.5, 1.0, 2.0):  # sigma_s(2 x), not sigma_s(x) as is printed
+        both = scaled_tanh(x, scale=scale), 2 * jax.nn.sigmoid(scale * 2 * x) - 1
+        np.testing.assert_allclose(*both, atol=1e-12)
+    assert 2 * float(jax.nn.sigmoid(1.0)) - 1 == pytest.approx(0.4621171573, abs=1e-10)
+    assert float(jax.nn.softplus(0.0)) == pytest.approx(np.log(2))
+    assert float(jax.nn.elu(-1.0)) == pytest.approx(-0.6321205588, abs=1e-10)
+    assert float(jax.nn.selu(-1.0)) == pytest.approx(-1.1113307378, abs=1e-10)
+    np.testing.assert_allclose(jax.vmap(jax.grad(jax.nn.softplus))(x), jax.nn.sigmoid(x))
+    assert jax.grad(jax.nn.relu)(0.0) == 0
+
+
+def test_maxout_is_the_largest_of_its_pieces():
+    x = jnp.array([[1.0, 5.0, -2.0, -7.0, 3.0, 3.5]])
+    assert maxout(x, pieces=2).tolist() == [[5.0, -2.0, 3.5]]
+    assert maxout(x, pieces=3).tolist() == [[5.0, 3.5]]

@@ -153,6 +153,18 @@ def test_the_global_norm_is_clipped_over_all_leaves_jointly(x64):
     np.testing.assert_allclose([-updates["a"][0], -updates["b"][0]], [0.6, 0.8])
 
 
+@pytest.mark.parametrize(
+    ("threshold", "expected"),
+    [(1.0, [0.6, 0.8]), (5.0, [3.0, 4.0]), (10.0, [3.0, 4.0]), (30.0, [3.0, 4.0])],
+)
+def test_the_rule_that_was_meant_leaves_smaller_gradients_alone(x64, threshold, expected):
+    config = OptimizerConfig(name="sgd", learning_rate=1.0, clip_norm=threshold)
+    optimizer, _ = build_optimizer(config)
+    gradient = jnp.array([3.0, 4.0])
+    updates, _ = optimizer.update(gradient, optimizer.init(gradient), gradient)
+    np.testing.assert_allclose(-updates, expected, rtol=1e-12)
+
+
 def test_values_are_clipped_before_the_norm(x64):
     config = OptimizerConfig(name="sgd", learning_rate=1.0, clip_value=3.0, clip_norm=1.0)
     optimizer, _ = build_optimizer(config)
@@ -348,6 +360,8 @@ def test_fifty_random_steps_equal_torch(x64, torch, fields, twin):
         ({"weight_decay": -0.1}, r"optimizer.weight_decay must not be negative, got -0.1"),
         ({"frozen": "head"}, r"optimizer.frozen must be a tuple of patterns, got 'head'"),
         ({"rates": ("head", 0.1)}, r"optimizer.rates must hold pairs"),
+        ({"rates": (("head", "x"),)}, r"the factor of 'head' must be a number, 0 or more, got 'x'"),
+        ({"schedule": "step", "boundaries": ("a",)}, r"that increase, .* got \('a',\)"),
         (
             {"name": "momentum", "variant": "alexnet", "decoupled": True},
             r"optimizer.decoupled does not go with momentum's variant 'alexnet'",

@@ -18,6 +18,7 @@ from nn_lib.recurrent import (
     VanillaCell,
     lengths_to_mask,
 )
+from nn_lib.recurrent.cell import Cell
 from tests.conftest import F
 
 CELLS = {
@@ -304,3 +305,33 @@ def test_values_and_gradients_equal_torch(x64, torch, name):
     np.testing.assert_allclose(
         gradient["recurrent_kernel"], reorder(theirs.weight_hh_l0.grad).T, rtol=1e-10
     )
+
+
+class LinearCell(Cell):
+    """`h_t = W h_{t-1} + x_t`."""
+
+    @nn.compact
+    def weights(self, input_features):
+        return self.param("W", nn.initializers.orthogonal(), (self.features, self.features))
+
+    @nn.nowrap
+    def step(self, w, carry, projected):
+        h = carry @ w.T + projected
+        return h, h
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(0.9, 0.0051538), (1.1, 117.3909)])
+def test_a_gradient_through_fifty_linear_steps_vanishes_or_explodes_by_the_power(
+    x64, scale, expected
+):
+    layer = RNN(LinearCell(4, param_dtype=jnp.float64))
+    inputs = jnp.zeros((1, 50, 4))
+    W = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))[0]
+    variables = {"params": {"cell": {"W": jnp.asarray(scale * W)}}}
+
+    def last(h0):
+        return layer.apply(variables, inputs, initial_carry=h0)[0]
+
+    _, back = jax.vjp(last, jnp.zeros((1, 4)))
+    norm = jnp.linalg.norm(back(jnp.array([[1.0, 0, 0, 0]]))[0])
+    np.testing.assert_allclose(norm, expected, rtol=1e-5)

@@ -201,14 +201,15 @@ def test_one_batch_step_is_the_sum_of_the_gradients_that_online_steps_take():
 def test_frozen_layers_keep_parameters_and_statistics_bit_for_bit():
     model = ConvNet((4, 4), ((3,), (3,)), (1, 1), num_classes=3, batch_norm=True)
     frozen = ("Conv_0", "BatchNorm_0")
-    state, step = make(
-        model, SIGNALS, options={"frozen": frozen}, name="momentum", weight_decay=0.1, frozen=frozen
-    )
-    after = state
-    for _ in range(3):
-        after, _ = jax.jit(step)(after, SIGNALS)
+    options = {"frozen": frozen, "ema_decay": 0.9}
+    fields = {"name": "momentum", "weight_decay": 0.1, "frozen": frozen}
+    state, step = make(model, SIGNALS, options=options, **fields)
+    after, step = state, jax.jit(step)
+    for _ in range(20):
+        after, _ = step(after, SIGNALS)
     for layer in frozen:
         jax.tree.map(np.testing.assert_array_equal, after.params[layer], state.params[layer])
+        jax.tree.map(np.testing.assert_array_equal, after.ema[layer], state.params[layer])
     old, new = state.model_state["batch_stats"], after.model_state["batch_stats"]
     jax.tree.map(np.testing.assert_array_equal, new["BatchNorm_0"], old["BatchNorm_0"])
     assert not np.array_equal(new["BatchNorm_1"]["mean"], old["BatchNorm_1"]["mean"])
@@ -229,7 +230,7 @@ def test_the_moving_average_weighs_past_parameters_as_printed_and_is_what_is_eva
 
 
 def test_look_ahead_momentum_takes_its_gradient_ahead_of_the_parameters():
-    fields = {"name": "nesterov", "momentum": 0.9, "learning_rate": 0.3}
+    fields = {"name": "nesterov", "momentum": 0.9, "learning_rate": 0.3, "weight_decay": 0.1}
     state, step = make(variant="lookahead", **fields)
     moved, moved_step = make(variant="lecture", **fields)
     for _ in range(4):

@@ -25,7 +25,7 @@ from nn_lib.models import MLP
 from nn_lib.objectives import classify
 from nn_lib.optim import OptimizerConfig
 from nn_lib.train import Experiment, fit
-from nn_lib.train.loop import Run
+from nn_lib.train.run import Run
 
 ROUNDS = flags.DEFINE_integer("rounds", 15, "How often each side runs.", lower_bound=3)
 STEPS = 1000

@@ -8,6 +8,8 @@ import dataclasses
 
 import numpy as np
 
+from nn_lib.checks import UserError
+
 
 @dataclasses.dataclass
 class ShallowClassifier:
@@ -46,6 +48,11 @@ class ShallowClassifier:
         some = images[rng.permutation(len(images))[:2000]]
         patches = self.describe(some).reshape(-1, self.cells**2 * self.orientations)
         patches = patches[rng.permutation(len(patches))[:50_000]]
+        if self.codes > len(patches):
+            raise UserError(
+                f"ShallowClassifier expects at most as many codes as patches, got {self.codes} and "
+                f"{len(patches)}; use fewer codes or a smaller patch"
+            )
         self._means = MiniBatchKMeans(
             self.codes, random_state=self.seed, n_init=3, batch_size=4096
         ).fit(patches)

@@ -220,8 +220,11 @@ def _check(config: OptimizerConfig) -> None:
     for pair in config.rates:
         if not (isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[0], str)):
             raise UserError(f"optimizer.rates must hold pairs (pattern, factor), got {pair!r}")
-        if not pair[1] >= 0:
-            raise UserError(f"optimizer.rates: the factor of {pair[0]!r} is negative: {pair[1]}")
+        if not (isinstance(pair[1], int | float) and pair[1] >= 0):
+            raise UserError(
+                f"optimizer.rates: the factor of {pair[0]!r} must be a number, 0 or more, got "
+                f"{pair[1]!r}"
+            )
     check_choice("optimizer.name", config.name, RULES)
     check_choice("optimizer.variant", config.variant, RULES[config.name])
     if config.decoupled and RULES[config.name][config.variant].rate_inside:

@@ -33,7 +33,8 @@ def build_schedule(
     """
     check_choice("optimizer.schedule", name, SCHEDULES)
     if name == "step":
-        if not boundaries or list(boundaries) != sorted({*boundaries}) or boundaries[0] < 1:
+        whole = all(isinstance(boundary, int) and boundary > 0 for boundary in boundaries)
+        if not boundaries or not whole or list(boundaries) != sorted({*boundaries}):
             raise UserError(
                 "the step schedule needs optimizer.boundaries, update numbers that increase, as in "
                 f"(32000, 48000); got {tuple(boundaries)}"

@@ -1,19 +1,22 @@
 """Runs trials as processes, some at once; whatever is killed, the next start goes on from there."""
 
-import contextlib
-import ctypes
+import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import filelock
 
 from nn_lib.search.trials import Outcome, Store, Trial
+from nn_lib.train.workdir import LOCKED
 
 POLL_SECONDS = 0.2
+# Exit statuses of a run that was asked to stop, by whomever: it saved and can be continued.
+_ASKED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+STOPPED = {-number for number in _ASKED} | {128 + number for number in _ASKED}
 
 
 class Runner:
@@ -22,7 +25,8 @@ class Runner:
     Args:
       store: where they live.
       command: `(trial, steps) -> argv` of a process that trains to `steps` in the trial's work
-        directory and continues there when started again.
+        directory and continues there when started again. Its standard input stays open as long
+        as this process lives, so that it can end with it.
       jobs: processes at once.
       watch: called a few times a second with the trials that run now.
     """
@@ -34,8 +38,11 @@ class Runner:
         *,
         jobs: int = 1,
         watch: Callable[[list[Trial]], None] = lambda running: None,
+        environment: Mapping[str, str] | None = None,
     ):
         self._store, self._command, self._jobs, self._watch = store, command, jobs, watch
+        self._environment = {**os.environ, **(environment or {})}
+        self._stopped: Counter[str] = Counter()
 
     def run(self, trials: Sequence[Trial], steps: int) -> dict[str, Outcome]:
         """The outcomes by name, of trials that had one already and of those that are run now.
@@ -51,16 +58,21 @@ class Runner:
         running: dict[str, tuple[Trial, subprocess.Popen]] = {}
         try:
             while waiting or running:
+                self._watch([trial for trial, _ in running.values()])
                 while waiting and len(running) < self._jobs:
                     trial = self._next(waiting, running)
                     if trial is None:
                         break
                     running[trial.name] = trial, self._start(trial, steps)
                 for name, (trial, process) in list(running.items()):
-                    if process.poll() is not None:
-                        del running[name]
-                        outcomes[name] = self._ended(trial, steps, process.returncode)
-                self._watch([trial for trial, _ in running.values()])
+                    if process.poll() is None:
+                        continue
+                    del running[name]
+                    outcome = self._ended(trial, steps, process.returncode)
+                    if outcome is None:
+                        waiting.append(trial)
+                    else:
+                        outcomes[name] = outcome
                 time.sleep(POLL_SECONDS)
         finally:
             _stop([process for _, process in running.values()])
@@ -78,19 +90,24 @@ class Runner:
         with open(self._store.log(trial), "a", encoding="utf-8") as log:
             return subprocess.Popen(
                 list(self._command(trial, steps)),
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # never written to: it ends when this process does
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                env=self._environment,
                 start_new_session=True,  # Ctrl-C is ours to pass on
-                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
             )
 
-    def _ended(self, trial: Trial, steps: int, status: int) -> Outcome:
+    def _ended(self, trial: Trial, steps: int, status: int) -> Outcome | None:
+        """The outcome of a process that ended; None where the trial is to be continued."""
         outcome = self._store.outcome(trial, steps) if status == 0 else None
         if outcome is not None:
             return outcome
         lines = self._store.log(trial).read_text(errors="replace").strip().splitlines()
         said = lines[-1] if lines else "it said nothing"
+        was_stopped = status in STOPPED or LOCKED in said
+        if was_stopped and self._stopped[trial.name] < 3:
+            self._stopped[trial.name] += 1
+            return None
         if status < 0:
             said = f"killed by {signal.Signals(-status).name} (out of memory?); {said}"
         elif status == 0:
@@ -120,10 +137,3 @@ def _stop(processes: Sequence[subprocess.Popen]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def _end_with_parent() -> None:
-    """Linux sends the child SIGTERM when the sweep is killed, so that none trains on unseen."""
-    PR_SET_PDEATHSIG = 1
-    with contextlib.suppress(OSError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -4,7 +4,7 @@ import ast
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -33,10 +33,10 @@ class Uniform:
     high: float
 
     def sample(self, rng: np.random.Generator) -> float:
-        return _short(rng.uniform(self.low, self.high))
+        return _short(self, rng.uniform(self.low, self.high))
 
     def grid(self, points: int) -> list:
-        return [_short(value) for value in np.linspace(self.low, self.high, points)]
+        return _unique(_short(self, value) for value in np.linspace(self.low, self.high, points))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,10 +47,10 @@ class LogUniform:
     high: float
 
     def sample(self, rng: np.random.Generator) -> float:
-        return _short(math.exp(rng.uniform(math.log(self.low), math.log(self.high))))
+        return _short(self, math.exp(rng.uniform(math.log(self.low), math.log(self.high))))
 
     def grid(self, points: int) -> list:
-        return [_short(value) for value in np.geomspace(self.low, self.high, points)]
+        return _unique(_short(self, value) for value in np.geomspace(self.low, self.high, points))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Integer:
         return int(rng.integers(self.low, self.high, endpoint=True))
 
     def grid(self, points: int) -> list:
-        return sorted({round(value) for value in np.linspace(self.low, self.high, points)})
+        return _unique(round(value) for value in np.linspace(self.low, self.high, points))
 
 
 Range = Choice | Uniform | LogUniform | Integer
@@ -128,10 +128,8 @@ def check_values(field: str, axis: Range, present: Any) -> None:
             f"{axis.high:g}) or a list"
         )
     for value in values:
-        numbers = isinstance(present, int | float) and isinstance(value, int | float)
-        fits = present is None or value is None or type(value) is type(present) or numbers
-        if type(present) is int and isinstance(value, float):
-            fits = False
+        numbers = type(present) is float and type(value) in (int, float)
+        fits = present is None or type(value) is type(present) or numbers
         if not fits:
             raise UserError(
                 f"--search: {field} holds a {type(present).__name__} ({present!r}), and {value!r} "
@@ -170,6 +168,10 @@ def _value(field: str, node: ast.expr) -> Any:
         ) from error
 
 
-def _short(value: float) -> float:
-    """Four digits, so that a value reads well in a table and is the same wherever it is typed."""
-    return float(f"{value:.4g}")
+def _short(bounds: Uniform | LogUniform, value: float) -> float:
+    """Six digits, so that a value reads well in a table and is the same wherever it is typed."""
+    return min(max(float(f"{value:.6g}"), float(bounds.low)), float(bounds.high))
+
+
+def _unique(values: Iterable) -> list:
+    return list(dict.fromkeys(values))

@@ -1,18 +1,21 @@
 """A sweep: points in a space of config fields, each trained with one or more seeds."""
 
+import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 
 from nn_lib.checks import UserError
 from nn_lib.search import space as spaces
 from nn_lib.search.runner import Runner
 from nn_lib.search.trials import Outcome, Store, Trial
+from nn_lib.train import codec
 from nn_lib.train import workdir as files
 
 PLAN = "sweep.json"
@@ -24,6 +27,7 @@ class Plan:
 
     Attributes:
       config: the value of `--config`.
+      experiment: what it and the overrides make, encoded: the file may change, a sweep may not.
       overrides: flags that every trial gets.
       search: the ranges as they were written.
       mode: 'grid' or 'random'.
@@ -41,6 +45,7 @@ class Plan:
     """
 
     config: str
+    experiment: dict[str, Any]
     overrides: tuple[str, ...]
     search: tuple[str, ...]
     mode: str
@@ -82,12 +87,10 @@ class Plan:
 
     def all_trials(self) -> list[Trial]:
         """Every point with every seed."""
-        points = self.candidates()
-        digits = len(str(len(points) - 1))
         found = []
-        for candidate, point in enumerate(points):
+        for candidate, point in enumerate(self.candidates()):
             for offset in range(self.seeds):
-                name = f"{candidate:0{digits}}" + (f"_seed{offset}" if self.seeds > 1 else "")
+                name = f"{candidate:03}" + (f"_seed{offset}" if self.seeds > 1 else "")
                 fields = {**point, "seed": self.seed + offset}
                 found.append(Trial(name, candidate, fields))
         return found
@@ -110,12 +113,16 @@ class Row:
     steps: int
 
 
-def claim(folder: Path, plan: Plan) -> None:
-    """Makes the folder this sweep's, or finds that it is.
+@contextlib.contextmanager
+def claim(folder: Path, plan: Plan) -> Iterator[Store]:
+    """Makes the folder this sweep's own while the context lasts, or finds that it is.
 
     Raises:
-      UserError: it holds something else, or a sweep of another plan; more random trials are fine.
+      UserError: it holds something else, or a sweep of another plan (more random trials are
+        fine), or another process runs it.
     """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{str(folder)!r} is a file; choose another --workdir")
     file = folder / PLAN
     now = json.loads(json.dumps(dataclasses.asdict(plan)))
     if file.exists():
@@ -124,6 +131,9 @@ def claim(folder: Path, plan: Plan) -> None:
         more = "trials" in changed and now["trials"] > before["trials"] and not plan.halving
         if plan.mode == "random" and more:
             del changed["trials"]
+        if "experiment" in changed:
+            found = codec.differences(*changed.pop("experiment"))
+            changed |= {f"config.{field}": pair for field, pair in found.items()}
         if changed:
             listed = "; ".join(f"{k} was {a!r}, is {b!r}" for k, (a, b) in changed.items())
             raise UserError(
@@ -134,28 +144,56 @@ def claim(folder: Path, plan: Plan) -> None:
         raise UserError(
             f"{str(folder)!r} holds other files and no {PLAN}; choose a new or an empty --workdir"
         )
+    with locked(folder):
+        files.write_atomically(file, json.dumps(now, indent=2))
+        yield Store(folder)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps the folder, made where there is none, from other processes.
+
+    Raises:
+      UserError: it cannot be written, or another process has it.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        files.write_atomically(file, json.dumps(now, indent=2))
+        lock = filelock.FileLock(folder / ".lock", blocking=False)
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise UserError(f"another process works in {str(folder)!r}; let it end first") from error
     except OSError as error:
         raise UserError(
             f"cannot write {str(folder)!r}: {error.strerror or error}; choose another --workdir"
         ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
-def run(plan: Plan, store: Store, runner: Runner, report: Callable[[list[Row]], None]) -> list[Row]:
-    """Trains what is not trained yet; `report` gets the rows so far after every rung."""
-    trials, rows = plan.all_trials(), {}
+def run(plan: Plan, store: Store, runner: Runner) -> list[Row]:
+    """Trains what is not trained yet, rung after rung; the rows of all trials."""
+    trials = plan.all_trials()
     for steps in plan.rungs():
         outcomes = runner.run(trials, steps)
-        for trial in trials:
-            rows[trial.name] = Row(trial, outcomes[trial.name], steps)
-        report(list(rows.values()))
         if steps < plan.steps:
-            ranked = ranking(plan, [rows[trial.name] for trial in trials])
+            ranked = ranking(plan, [Row(trial, outcomes[trial.name], steps) for trial in trials])
             kept = {row for row, _ in ranked[: max(1, len(ranked) // plan.halving)]}
             trials = [trial for trial in trials if trial.candidate in kept]
-    return list(rows.values())
+    return rows_so_far(plan, store)
+
+
+def rows_so_far(plan: Plan, store: Store) -> list[Row]:
+    """A row for every trial with an outcome, that of the last rung it has come to."""
+    rows = []
+    for trial in plan.all_trials():
+        for steps in reversed(plan.rungs()):
+            outcome = store.known(trial, steps)
+            if outcome is not None:
+                rows.append(Row(trial, outcome, trial.fields.get("num_steps", steps)))
+                break
+    return rows
 
 
 def ranking(plan: Plan, rows: Sequence[Row]) -> list[tuple[int, float]]:
@@ -164,9 +202,10 @@ def ranking(plan: Plan, rows: Sequence[Row]) -> list[tuple[int, float]]:
     A candidate with a failed seed, or with a metric that is not finite, is not ranked.
     """
     values: dict[int, list[float]] = {}
-    furthest = max((row.steps for row in rows if row.outcome.summary), default=0)
+    reached = [row.steps for row in rows if row.outcome.summary]
+    furthest = max(reached, default=0) if plan.halving else 0
     for row in rows:
-        value = row.outcome.metric(plan.metric) if row.steps == furthest else None
+        value = row.outcome.metric(plan.metric) if row.steps >= furthest else None
         values.setdefault(row.trial.candidate, []).append(math.nan if value is None else value)
     means = [(candidate, float(np.mean(found))) for candidate, found in values.items()]
     means = [(candidate, mean) for candidate, mean in means if math.isfinite(mean)]
@@ -175,5 +214,5 @@ def ranking(plan: Plan, rows: Sequence[Row]) -> list[tuple[int, float]]:
 
 
 def fields_of(point: Mapping[str, Any]) -> list[str]:
-    """The point as command-line overrides."""
-    return [f"--config.{field}={value}" for field, value in point.items()]
+    """The point as command-line overrides, less None, which the field then holds anyway."""
+    return [f"--config.{field}={value}" for field, value in point.items() if value is not None]

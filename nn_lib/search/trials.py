@@ -1,5 +1,6 @@
 """Trials as data: what a sweep runs, and what is known of each of its runs."""
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -75,8 +76,14 @@ class Store:
         file = self._file(trial, steps)
         return Outcome(**json.loads(file.read_text())) if file.exists() else None
 
+    def forget_failures(self) -> None:
+        """Lets the trials that failed be tried again."""
+        for file in (self.folder / "outcomes").glob("*.json"):
+            if json.loads(file.read_text())["error"] is not None:
+                file.unlink()
+
     def failed(self, trial: Trial, steps: int, error: str) -> Outcome:
-        """Notes that a trial failed; it is not run again."""
+        """Notes that a trial failed; it is not run again until that is forgotten."""
         outcome = Outcome(None, error, self._seconds(trial))
         return self._write(self._file(trial, steps), outcome)
 
@@ -108,18 +115,16 @@ class Store:
         file = self.workdir(trial) / files.TIMINGS
         if not file.exists():
             return 0.0
-        spent: dict[tuple, float] = {}
-        before = 0
+        last: dict[tuple[int, str], dict] = {}
         for line in file.read_text().splitlines():
-            try:
+            with contextlib.suppress(json.JSONDecodeError):
                 record = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            step, event = record["step"], record["event"]
+                last[record["step"], record["event"]] = record
+        seconds, before = 0.0, 0
+        for (step, event), record in sorted(last.items()):
             if event == "train":
-                steps = step - before if step > before else step
-                spent[step, event] = steps / record["steps_per_second"]
+                seconds += (step - before) / record["steps_per_second"]
                 before = step
             else:
-                spent[step, event] = record["seconds"]
-        return round(sum(spent.values()), 2)
+                seconds += record["seconds"]
+        return round(seconds, 2)

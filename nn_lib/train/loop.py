@@ -1,38 +1,28 @@
 """The one training loop: `fit` runs any experiment, resumes it exactly, writes what it found."""
 
-import contextlib
 import dataclasses
 import json
 import logging
 import math
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import flax.errors
 import jax
 
 from nn_lib import metrics
-from nn_lib.checks import UserError, check_choice
-from nn_lib.data import DataSet, load
-from nn_lib.data.batches import prefetch, training_batches
-from nn_lib.optim import build_optimizer, plateau
+from nn_lib.data.batches import prefetch
+from nn_lib.optim import plateau
 from nn_lib.train import codec, pictures
 from nn_lib.train import workdir as files
 from nn_lib.train.checkpoint import Checkpoints, Damaged
-from nn_lib.train.config import Experiment, check, resolve
-from nn_lib.train.evaluation import evaluate
+from nn_lib.train.config import Experiment
 from nn_lib.train.interrupt import Interrupted, stop_on_signals
-from nn_lib.train.state import STEP_METRICS, TrainState, create_state
-from nn_lib.train.step import make_eval_step, make_train_step
+from nn_lib.train.run import Run
+from nn_lib.train.state import STEP_METRICS, TrainState
+from nn_lib.train.training_log import TrainingLog, stop_if_diverged
 from nn_lib.train.writer import Progress, Writer
 
 log = logging.getLogger("nn_lib")
-
-
-class Diverged(RuntimeError):
-    """Too many steps in a row had a loss or gradient that was not finite."""
 
 
 def fit(experiment: Experiment, workdir: str | Path, *, quiet: bool = False) -> dict[str, Any]:
@@ -62,88 +52,6 @@ def fit(experiment: Experiment, workdir: str | Path, *, quiet: bool = False) -> 
 
 
 @dataclasses.dataclass
-class Run:
-    """An experiment with its data read, its functions built and its first state made.
-
-    Attributes:
-      experiment: with every field resolved.
-      initial_state: before the first step; the first step takes its memory.
-      parameters: how many the model has.
-      metric_names: of the training metrics, in the order of a step's report.
-      train_step: jitted; the old state's memory becomes the new one's.
-      eval_step: jitted.
-    """
-
-    experiment: Experiment
-    data: DataSet
-    batches: Any
-    initial_state: Any
-    parameters: int
-    metric_names: tuple[str, ...]
-    train_step: Callable
-    eval_step: Callable
-
-    @classmethod
-    def prepare(cls, experiment: Experiment) -> "Run":
-        """Reads the data and builds everything; raises UserError, writes nothing."""
-        check(experiment)
-        data = load(experiment.data)
-        process = (jax.process_index(), jax.process_count())
-        batches = training_batches(data, experiment.batch_size, experiment.seed, process)
-        experiment = resolve(experiment, data)
-        model, objective = experiment.model, experiment.objective
-        optimizer, schedule = build_optimizer(experiment.optimizer)
-        _check_batches(experiment, batches.batch_size, data)
-        prepare = experiment.data.prepare_batch
-        first = prepare(batches.at(0))
-        with _model_errors(model, first):
-            carry = model.initialize_carry(len(first["inputs"])) if batches.continuous else None
-            state = create_state(
-                model,
-                objective,
-                optimizer,
-                first,
-                carry,
-                experiment.seed,
-                ema=bool(experiment.ema_decay),
-            )
-            eval_step = make_eval_step(model, objective, prepare=prepare)
-            measured = jax.eval_shape(eval_step, state.evaluated, batches.at(0), carry)[0]
-        if "validation" in data.readers:
-            check_choice("select_by", experiment.select_by, metrics.numbers(measured))
-        train_step = make_train_step(
-            model,
-            objective,
-            optimizer,
-            schedule,
-            prepare=prepare,
-            augment=experiment.data.augment,
-            frozen=experiment.optimizer.frozen,
-            reduction=experiment.reduction,
-            accumulation=experiment.accumulation,
-            ema_decay=experiment.ema_decay,
-            log_every=experiment.log_every,
-            max_bad_steps=experiment.max_bad_steps,
-        )
-        return cls(
-            experiment=experiment,
-            data=data,
-            batches=batches,
-            initial_state=state,
-            parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-            metric_names=tuple(sorted(state.metrics)),
-            train_step=jax.jit(train_step, donate_argnums=0),
-            eval_step=jax.jit(eval_step),
-        )
-
-    def measure(self, state: TrainState, split: str) -> dict[str, tuple]:
-        """{name: (sum, count)} over a split."""
-        size = self.experiment.eval_batch_size
-        model = self.experiment.model
-        return evaluate(self.eval_step, state.evaluated, model, self.data, split, size)
-
-
-@dataclasses.dataclass
 class Best:
     """The best validation metric so far, over finite values only, and its step."""
 
@@ -165,7 +73,7 @@ def _train(run: Run, path: Path, checkpoints: Checkpoints, stop, quiet: bool):
         start=start, stop=experiment.num_steps, batch_size=run.batches.batch_size, quiet=quiet
     )
     progress.say(_headline(run, path, start))
-    lines = _TrainingLog(run, writer, progress, start)
+    lines = TrainingLog(run, writer, progress, start)
     validate = "validation" in run.data.readers
     try:
         for step, batch in enumerate(prefetch(run.batches, start, experiment.num_steps), start + 1):
@@ -193,7 +101,7 @@ def _train(run: Run, path: Path, checkpoints: Checkpoints, stop, quiet: bool):
             asked = stop.number is not None
             if last or asked or new_best or _due(step, experiment.checkpoint_every):
                 lines.write()
-                _stop_if_diverged(run, int(state.bad_steps), step)
+                stop_if_diverged(run, int(state.bad_steps), step)
                 with lines.pause("checkpoint", step):
                     checkpoints.save(step, state, _note(run, best))
             if asked:
@@ -203,47 +111,6 @@ def _train(run: Run, path: Path, checkpoints: Checkpoints, stop, quiet: bool):
         progress.close()
         writer.close()
     return state, best
-
-
-class _TrainingLog:
-    """Writes the lines of training metrics one step late, so that no step waits for the disk."""
-
-    def __init__(self, run: Run, writer: Writer, progress: Progress, start: int):
-        self._run, self._writer, self._progress = run, writer, progress
-        self._held: tuple[int, dict] | None = None
-        self._step, self._clock = start, time.monotonic()
-
-    def hold(self, step: int, report: dict) -> None:
-        """Keeps the report of a step to be written."""
-        self._held = (step, report)
-
-    def write(self) -> None:
-        """Writes what is held, if anything; waits for its step to be done."""
-        if self._held is None:
-            return
-        step, report = self._held
-        self._held = None
-        report = jax.device_get(report)
-        now = time.monotonic()
-        rate = (step - self._step) / max(now - self._clock, 1e-9)
-        self._step, self._clock = step, now
-        values = metrics.means(dict(zip(self._run.metric_names, report["metrics"])))
-        values["learning_rate"] = float(report["learning_rate"])
-        values["skipped_steps"] = int(report["skipped_steps"])
-        self._writer.metrics(step, "train", values)
-        examples = rate * self._run.batches.batch_size
-        self._writer.timing(step, "train", steps_per_second=rate, examples_per_second=examples)
-        self._progress.note({"loss": values["loss"]})
-        _stop_if_diverged(self._run, int(report["bad_steps"]), step)
-
-    @contextlib.contextmanager
-    def pause(self, event: str, step: int) -> Iterator[None]:
-        """Times something that is not training, and leaves it out of the steps a second."""
-        began = time.monotonic()
-        yield
-        seconds = time.monotonic() - began
-        self._clock += seconds
-        self._writer.timing(step, event, seconds=seconds)
 
 
 def _after_validation(run: Run, state: TrainState, value: float) -> TrainState:
@@ -298,49 +165,6 @@ def _finish(run: Run, path: Path, checkpoints: Checkpoints, state: TrainState, b
     pictures.learning_curve(path, tuple(shown))
     files.write_atomically(path / files.SUMMARY, json.dumps(summary, indent=2))
     return summary
-
-
-@contextlib.contextmanager
-def _model_errors(model, batch: dict) -> Iterator[None]:
-    """What Flax and JAX say when a model does not fit the data, as a mistake in the experiment."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (AttributeError, KeyError, TypeError, ValueError, flax.errors.FlaxError) as error:
-        inputs = batch["inputs"]
-        detail = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"{type(model).__name__} cannot be initialised on inputs {inputs.dtype}"
-            f"{list(inputs.shape)}: {detail[:300]} (--debug shows where)"
-        ) from error
-
-
-def _check_batches(experiment: Experiment, batch_size: int, data: DataSet) -> None:
-    """What only the data tells to be a mistake."""
-    local = batch_size // jax.process_count()
-    if local % experiment.accumulation:
-        raise UserError(
-            f"accumulation {experiment.accumulation} does not divide the batch of {local}; choose "
-            "a divisor, or another batch_size"
-        )
-    if experiment.optimizer.schedule == "plateau":
-        if "validation" not in data.readers:
-            raise UserError(
-                "the plateau schedule needs a validation split, and there is none; set "
-                "data.validation_split, or another optimizer.schedule"
-            )
-        if not experiment.eval_every:
-            raise UserError("the plateau schedule needs eval_every above 0, got 0")
-
-
-def _stop_if_diverged(run: Run, bad_steps: int, step: int) -> None:
-    if bad_steps >= run.experiment.max_bad_steps:
-        raise Diverged(
-            f"the loss or its gradient was not finite in {run.experiment.max_bad_steps} steps in a "
-            f"row (seen at step {step}); checkpoints saved before are intact. Lower "
-            "optimizer.learning_rate or set optimizer.clip_norm, in a new --workdir"
-        )
 
 
 def _note(run: Run, best: Best) -> dict[str, Any]:

@@ -63,8 +63,8 @@ def make_train_step(
         )
         if reduction == "sum":
             count = measured["loss"][1]
-            loss, gradient = loss * count, jax.tree.map(lambda g: g * count, gradient)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+            loss, gradient = _times((loss, gradient), count)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, point)
         params = optax.apply_updates(state.params, updates)
 
         gradient_norm, update_norm = optax.global_norm(gradient), optax.global_norm(updates)
@@ -77,7 +77,8 @@ def make_train_step(
         if ema is not None:
             updates_made = state.step + 1 - state.skipped_steps
             weight = _averaging_weight(ema_decay, updates_made)
-            ema = optax.incremental_update(params, ema, weight)
+            # In this form an average equals parameters that stay as they are bit for bit.
+            ema = jax.tree.map(lambda a, p: a + (weight * (p - a)).astype(a.dtype), ema, params)
 
         def keep(new, old):
             return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
@@ -163,8 +164,7 @@ def _accumulate(differentiate: Callable, parts: int) -> Callable:
                 params, model_state, carry, batch, key
             )
             count = measured["loss"][1]
-            weighted = jax.tree.map(lambda x: x * count, (loss, gradient))
-            return (*weighted, measured), model_state, carry
+            return (*_times((loss, gradient), count), measured), model_state, carry
 
         def add(sums, part):
             totals, model_state = sums
@@ -178,11 +178,16 @@ def _accumulate(differentiate: Callable, parts: int) -> Callable:
         (totals, model_state), carry = jax.lax.scan(add, (zeros, model_state), inputs)
         loss, gradient, measured = totals
         count = jnp.maximum(measured["loss"][1], 1)
-        loss, gradient = jax.tree.map(lambda x: x / count, (loss, gradient))
+        loss, gradient = _times((loss, gradient), 1 / count)
         carry = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), carry)
         return loss, gradient, measured, model_state, carry
 
     return accumulated
+
+
+def _times(tree, factor):
+    """Every leaf times a number, in its own dtype."""
+    return jax.tree.map(lambda x: x * factor.astype(x.dtype), tree)
 
 
 def _averaging_weight(decay: float, updates: jax.Array) -> jax.Array:

@@ -25,6 +25,8 @@ CONFIG, DATA, METRICS, TIMINGS, SUMMARY, CHECKPOINTS = (
     "checkpoints",
 )
 
+LOCKED = "another process trains in"
+
 
 @dataclasses.dataclass(frozen=True)
 class DataFacts:
@@ -65,7 +67,7 @@ def claim(workdir: str | Path, experiment: Experiment, facts: DataFacts) -> Iter
         lock = filelock.FileLock(path / ".lock", blocking=False)
         lock.acquire()
     except filelock.Timeout as error:
-        raise UserError(f"another process trains in {str(path)!r}; let it end first") from error
+        raise UserError(f"{LOCKED} {str(path)!r}; let it end first") from error
     except OSError as error:
         raise UserError(
             f"cannot write the work directory {str(path)!r}: {error.strerror or error}; choose "

@@ -1,0 +1,139 @@
+"""A run made ready: an experiment with its data read, its functions built, its first state made."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flax.errors
+import jax
+
+from nn_lib import metrics
+from nn_lib.checks import UserError, check_choice
+from nn_lib.data import DataSet, load
+from nn_lib.data.batches import training_batches
+from nn_lib.optim import build_optimizer
+from nn_lib.train.config import Experiment, check, resolve
+from nn_lib.train.evaluation import evaluate
+from nn_lib.train.state import TrainState, create_state
+from nn_lib.train.step import make_eval_step, make_train_step
+
+
+@dataclasses.dataclass
+class Run:
+    """An experiment with its data read, its functions built and its first state made.
+
+    Attributes:
+      experiment: with every field resolved.
+      initial_state: before the first step; the first step takes its memory.
+      parameters: how many the model has.
+      metric_names: of the training metrics, in the order of a step's report.
+      validation_metrics: what an evaluation gives a number for.
+      train_step: jitted; the old state's memory becomes the new one's.
+      eval_step: jitted.
+    """
+
+    experiment: Experiment
+    data: DataSet
+    batches: Any
+    initial_state: Any
+    parameters: int
+    metric_names: tuple[str, ...]
+    validation_metrics: tuple[str, ...]
+    train_step: Callable
+    eval_step: Callable
+
+    @classmethod
+    def prepare(cls, experiment: Experiment) -> "Run":
+        """Reads the data and builds everything; raises UserError, writes nothing."""
+        check(experiment)
+        data = load(experiment.data)
+        process = (jax.process_index(), jax.process_count())
+        batches = training_batches(data, experiment.batch_size, experiment.seed, process)
+        experiment = resolve(experiment, data)
+        model, objective = experiment.model, experiment.objective
+        optimizer, schedule = build_optimizer(experiment.optimizer)
+        _check_batches(experiment, batches.batch_size, data)
+        prepare = experiment.data.prepare_batch
+        first = prepare(batches.at(0))
+        with _model_errors(model, first):
+            carry = model.initialize_carry(len(first["inputs"])) if batches.continuous else None
+            state = create_state(
+                model,
+                objective,
+                optimizer,
+                first,
+                carry,
+                experiment.seed,
+                ema=bool(experiment.ema_decay),
+            )
+            eval_step = make_eval_step(model, objective, prepare=prepare)
+            measured = jax.eval_shape(eval_step, state.evaluated, batches.at(0), carry)[0]
+        validation_metrics = tuple(metrics.numbers(measured))
+        if "validation" in data.readers:
+            check_choice("select_by", experiment.select_by, validation_metrics)
+        train_step = make_train_step(
+            model,
+            objective,
+            optimizer,
+            schedule,
+            prepare=prepare,
+            augment=experiment.data.augment,
+            frozen=experiment.optimizer.frozen,
+            reduction=experiment.reduction,
+            accumulation=experiment.accumulation,
+            ema_decay=experiment.ema_decay,
+            log_every=experiment.log_every,
+            max_bad_steps=experiment.max_bad_steps,
+        )
+        return cls(
+            experiment=experiment,
+            data=data,
+            batches=batches,
+            initial_state=state,
+            parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+            metric_names=tuple(sorted(state.metrics)),
+            validation_metrics=validation_metrics,
+            train_step=jax.jit(train_step, donate_argnums=0),
+            eval_step=jax.jit(eval_step),
+        )
+
+    def measure(self, state: TrainState, split: str) -> dict[str, tuple]:
+        """{name: (sum, count)} over a split."""
+        size = self.experiment.eval_batch_size
+        model = self.experiment.model
+        return evaluate(self.eval_step, state.evaluated, model, self.data, split, size)
+
+
+@contextlib.contextmanager
+def _model_errors(model, batch: dict) -> Iterator[None]:
+    """What Flax and JAX say when a model does not fit the data, as a mistake in the experiment."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError, flax.errors.FlaxError) as error:
+        inputs = batch["inputs"]
+        detail = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{type(model).__name__} cannot be initialised on inputs {inputs.dtype}"
+            f"{list(inputs.shape)}: {detail[:300]} (--debug shows where)"
+        ) from error
+
+
+def _check_batches(experiment: Experiment, batch_size: int, data: DataSet) -> None:
+    """What only the data tells to be a mistake."""
+    local = batch_size // jax.process_count()
+    if local % experiment.accumulation:
+        raise UserError(
+            f"accumulation {experiment.accumulation} does not divide the batch of {local}; choose "
+            "a divisor, or another batch_size"
+        )
+    if experiment.optimizer.schedule == "plateau":
+        if "validation" not in data.readers:
+            raise UserError(
+                "the plateau schedule needs a validation split, and there is none; set "
+                "data.validation_split, or another optimizer.schedule"
+            )
+        if not experiment.eval_every:
+            raise UserError("the plateau schedule needs eval_every above 0, got 0")
