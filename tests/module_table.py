@@ -8,7 +8,20 @@ import jax.numpy as jnp
 
 from nn_lib.layers import Conv
 from nn_lib.models import MLP, CharLM, ConvNet, LeNet5, Linear, MultiHead, SequenceClassifier
-from nn_lib.recurrent import RNN, Bidirectional, GRUCell, LSTMCell, Stacked, VanillaCell
+from nn_lib.recurrent import (
+    RNN,
+    Bidirectional,
+    ConditionedVanillaCell,
+    GRUCell,
+    LSTMCell,
+    MUT1Cell,
+    MUT2Cell,
+    MUT3Cell,
+    NASCell,
+    RecurrentHighwayCell,
+    Stacked,
+    VanillaCell,
+)
 
 KEY = jax.random.key(0)
 VECTORS = jax.random.normal(KEY, (3, 6))
@@ -30,6 +43,12 @@ MODULES = {
     "rnn_vanilla": (RNN(VanillaCell(4)), SIGNALS),
     "rnn_lstm_reverse": (RNN(LSTMCell(4), reverse=True), SIGNALS),
     "rnn_gru_learned": (RNN(GRUCell(4), learned_initial_carry=True), SIGNALS),
+    "rnn_mut1": (RNN(MUT1Cell(2)), SIGNALS),
+    "rnn_mut2": (RNN(MUT2Cell(2)), SIGNALS),
+    "rnn_mut3_reverse": (RNN(MUT3Cell(4), reverse=True), SIGNALS),
+    "rnn_recurrent_highway": (RNN(RecurrentHighwayCell(4)), SIGNALS),
+    "rnn_nas": (RNN(NASCell(4)), SIGNALS),
+    "rnn_conditioned": (RNN(ConditionedVanillaCell(4, condition_features=2)), SIGNALS),
     "bidirectional": (Bidirectional(RNN(GRUCell(4)), RNN(LSTMCell(3), reverse=True)), SIGNALS),
     "stacked": (Stacked([RNN(LSTMCell(4)), RNN(GRUCell(4, reset_after=True))]), SIGNALS),
     "sequence_classifier": (SequenceClassifier(RNN(GRUCell(4)), "mean", 5), SIGNALS),

@@ -1,17 +1,30 @@
 """Recurrent cells behind one contract, and the drivers that run them over time."""
 
 from nn_lib.recurrent.compose import Bidirectional, Stacked
+from nn_lib.recurrent.conditioned import ConditionedVanillaCell
+from nn_lib.recurrent.equations import from_equations, to_equations
 from nn_lib.recurrent.gru import GRUCell
+from nn_lib.recurrent.highway import RecurrentHighwayCell
 from nn_lib.recurrent.lstm import LSTMCell
+from nn_lib.recurrent.mut import MUT1Cell, MUT2Cell, MUT3Cell
+from nn_lib.recurrent.nas import NASCell
 from nn_lib.recurrent.scan import RNN, lengths_to_mask
 from nn_lib.recurrent.vanilla import VanillaCell
 
 __all__ = [
     "RNN",
     "Bidirectional",
+    "ConditionedVanillaCell",
     "GRUCell",
     "LSTMCell",
+    "MUT1Cell",
+    "MUT2Cell",
+    "MUT3Cell",
+    "NASCell",
+    "RecurrentHighwayCell",
     "Stacked",
     "VanillaCell",
+    "from_equations",
     "lengths_to_mask",
+    "to_equations",
 ]

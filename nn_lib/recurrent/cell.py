@@ -58,25 +58,35 @@ class Cell(nn.RNNCellBase):
 
     @nn.nowrap
     def affine_weights(
-        self, input_features: int, blocks: int, bias_init: Callable | None = None
+        self,
+        input_features: int,
+        blocks: int,
+        *,
+        recurrent_blocks: int | None = None,
+        bias_blocks: int | None = None,
+        bias_init: Callable | None = None,
     ) -> dict[str, jax.Array]:
         """`kernel [F, blocks H]`, `recurrent_kernel [H, blocks H]`, `bias [blocks H]`.
 
         Every H x H block of the recurrent kernel is initialised by itself, so that an orthogonal
         initialiser makes each gate's matrix orthogonal.
+
+        Args:
+          recurrent_blocks: of the recurrent kernel, where they are not `blocks`.
+          bias_blocks: of the bias, likewise.
         """
-        h = self.features
+        h, dtype = self.features, self.param_dtype
+        count = blocks if recurrent_blocks is None else recurrent_blocks
 
         def by_block(key, shape, dtype):
-            keys = jax.random.split(key, blocks)
-            square = (shape[0], shape[1] // blocks)
-            parts = [self.recurrent_kernel_init(k, square, dtype) for k in keys]
+            keys = jax.random.split(key, count)
+            parts = [self.recurrent_kernel_init(k, (h, h), dtype) for k in keys]
             return jnp.concatenate(parts, axis=1)
 
-        width = blocks * h
-        kernel = self.param("kernel", self.kernel_init, (input_features, width), self.param_dtype)
-        recurrent = self.param("recurrent_kernel", by_block, (h, width), self.param_dtype)
-        bias = self.param("bias", bias_init or self.bias_init, (width,), self.param_dtype)
+        width = h * (blocks if bias_blocks is None else bias_blocks)
+        kernel = self.param("kernel", self.kernel_init, (input_features, blocks * h), dtype)
+        recurrent = self.param("recurrent_kernel", by_block, (h, count * h), dtype)
+        bias = self.param("bias", bias_init or self.bias_init, (width,), dtype)
         return self.cast({"kernel": kernel, "recurrent_kernel": recurrent, "bias": bias})
 
     @nn.nowrap
