@@ -309,47 +309,115 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters(name):
     np.testing.assert_allclose(outputs.astype(jnp.float32), exact, atol=0.03)
 
 
-def through_the_generic_scan(layer, variables, inputs, **arguments):
-    """Our driver with a mask that hides nothing, which no hand-written gradient serves."""
-    mask = jnp.ones(inputs.shape[:2], bool)
-    return layer.apply(variables, inputs, mask=mask, **arguments)
+WRITTEN_OUT = ("vanilla", "lstm", "gru", "gru_reset_after")
+FLAGS = {
+    "plain": {},
+    "reset": {"reset": 0.3},
+    "mask": {"mask": 0.6},
+    "mask_reset": {"mask": 0.6, "reset": 0.3},
+}
 
 
-@pytest.mark.parametrize("with_reset", [False, True])
-def test_the_written_out_lstm_gradient_is_that_of_the_generic_scan(x64, with_reset):
-    key = jax.random.key(0)
-    inputs, weight = (
-        jax.random.normal(key, (2, 3, 6, 5))[..., :3],
-        jax.random.normal(key, (3, 6, 4)),
+def case(name, flags, **fields):
+    """A layer, its variables, inputs, an initial carry, and a loss under random flags."""
+    keys = iter(jax.random.split(jax.random.key(0), 12))
+    layer = RNN(CELLS[name](4), **fields)
+    inputs = jax.random.normal(next(keys), (3, 7, 3))
+    carry = jax.tree.map(
+        lambda leaf: jax.random.normal(next(keys), leaf.shape), layer.initialize_carry(3)
     )
-    layer = RNN(CELLS["lstm"](4))
-    variables = layer.init(key, inputs[0])
-    carry = tuple(jax.random.normal(key, (2, 3, 4)))
-    reset = jax.random.bernoulli(key, 0.3, (3, 6)) if with_reset else None
+    flags = {k: jax.random.bernoulli(next(keys), p, (3, 7)) for k, p in FLAGS[flags].items()}
+    if "mask" in flags:
+        flags["mask"] = flags["mask"].at[1].set(False)  # a row that is masked throughout
+    variables = layer.init(next(keys), inputs)
+    weights = jax.random.normal(next(keys), (3, 7, 4)), jax.random.normal(next(keys), (3, 4))
 
-    def loss(run):
-        def of(variables, inputs, carry):
-            (c, h), outputs = run(variables, inputs, reset=reset, initial_carry=carry)
-            return (outputs * weight).sum() + (c * h).sum()
+    def loss(layer, variables, inputs, carry):
+        carry, outputs = layer.apply(variables, inputs, initial_carry=carry, **flags)
+        ends = sum(
+            (leaf * weights[1] ** n).sum() for n, leaf in enumerate(jax.tree.leaves(carry), 1)
+        )
+        return (outputs * weights[0]).sum() + ends
 
-        return of
+    return layer, variables, inputs, carry, loss
 
-    generic = functools.partial(through_the_generic_scan, layer)
-    arguments = (variables, inputs[0], carry)
-    ours = jax.value_and_grad(loss(layer.apply), (0, 1, 2))(*arguments)
-    expected = jax.value_and_grad(loss(generic), (0, 1, 2))(*arguments)
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("flags", FLAGS)
+@pytest.mark.parametrize("name", WRITTEN_OUT)
+def test_a_written_out_gradient_is_that_of_the_generic_scan(x64, name, flags, reverse):
+    layer, *arguments, loss = case(name, flags, reverse=reverse)
+    generic = layer.clone(custom_gradient=False)
+    ours = jax.value_and_grad(functools.partial(loss, layer), (0, 1, 2))(*arguments)
+    expected = jax.value_and_grad(functools.partial(loss, generic), (0, 1, 2))(*arguments)
     check = functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-12)
     jax.tree.map(check, ours, expected)
-    # second derivatives too, along one direction
-    double = [
-        jax.grad(
-            lambda v, f=f: sum(
-                (leaf**2).sum() for leaf in jax.tree.leaves(jax.grad(loss(f))(v, inputs[0], carry))
-            )
-        )(variables)
-        for f in (layer.apply, generic)
-    ]
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-8, atol=1e-10), *double)
+
+
+@pytest.mark.parametrize("name", WRITTEN_OUT)
+def test_second_derivatives_and_forward_mode_go_through_the_switch(x64, name):
+    layer, variables, inputs, carry, loss = case(name, "mask_reset")
+    generic = layer.clone(custom_gradient=False)
+    direction = jax.tree.map(lambda leaf: jnp.ones_like(leaf) / 3, variables)
+
+    def slope(layer, variables):
+        gradient = jax.grad(functools.partial(loss, layer))(variables, inputs, carry)
+        products = jax.tree.map(lambda a, b: (a * b).sum(), gradient, direction)
+        return sum(jax.tree.leaves(products))
+
+    def ahead(variables):
+        return loss(generic, variables, inputs, carry)
+
+    double = [jax.grad(functools.partial(slope, each))(variables) for each in (layer, generic)]
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), double[0], double[1]
+    )
+    _, forward = jax.jvp(ahead, (variables,), (direction,))
+    np.testing.assert_allclose(forward, slope(layer, variables), rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "mut3"])
+def test_a_gradient_is_that_of_finite_differences(x64, name):
+    from jax.test_util import check_grads
+
+    layer, *arguments, loss = case(name, "mask_reset")
+    check_grads(functools.partial(loss, layer), arguments, order=1, modes=["rev"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 9])
+@pytest.mark.parametrize("name", ["lstm", "mut3"])
+def test_chunks_change_memory_and_nothing_else(x64, name, chunk):
+    layer, *arguments, loss = case(name, "mask_reset", reverse=True)
+    chunked = layer.clone(chunk=chunk)
+    ours = jax.value_and_grad(functools.partial(loss, chunked), (0, 1, 2))(*arguments)
+    expected = jax.value_and_grad(functools.partial(loss, layer), (0, 1, 2))(*arguments)
+    check = functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-12)
+    jax.tree.map(check, ours, expected)
+
+
+def test_chunks_keep_only_the_states_at_their_borders():
+    layer, inputs = RNN(LSTMCell(8)), jnp.zeros((2, 256, 3))
+    variables = layer.init(jax.random.key(0), inputs)
+
+    def memory(layer):
+        gradient = jax.grad(lambda v: (layer.apply(v, inputs)[1] ** 2).sum())
+        return jax.jit(gradient).lower(variables).compile().memory_analysis().temp_size_in_bytes
+
+    assert memory(layer.clone(chunk=16)) < 0.35 * memory(layer)
+
+
+def test_what_is_masked_may_be_anything_even_nan(x64):
+    for name in WRITTEN_OUT:
+        layer, variables, inputs, carry, _ = case(name, "plain")
+        mask = jnp.ones((3, 7), bool).at[0, 2:4].set(False)
+
+        def loss(variables, inputs, layer=layer, mask=mask, carry=carry):
+            return layer.apply(variables, inputs, mask=mask, initial_carry=carry)[1].sum()
+
+        broken = inputs.at[0, 2:4].set(jnp.nan)
+        value, gradient = jax.value_and_grad(loss, 1)(variables, broken)
+        np.testing.assert_allclose(value, loss(variables, inputs), rtol=1e-12)
+        assert jnp.isfinite(gradient).all(), name
 
 
 def test_the_forget_bias_and_the_orthogonal_blocks_are_as_documented():
@@ -373,12 +441,23 @@ def test_the_forget_bias_and_the_orthogonal_blocks_are_as_documented():
         ),
         ((2, 5, 3), {"mask": np.ones((2, 5))}, r"expects mask bool\[2, 5\], got float64"),
         ((2, 5, 3), {"reset": np.ones((2, 5), int)}, r"expects reset bool\[2, 5\], got int64"),
+        ((2, 0, 3), {}, r"with T of at least 1, got \[2, 0, 3\]; drop empty sequences"),
+        (
+            (2, 5, 3),
+            {"initial_carry": (np.zeros((2, 4)), np.zeros((2, 4)))},
+            r"an initial_carry of VanillaCell with shapes \(2, 4\), got \(\(2, 4\), \(2, 4\)\)",
+        ),
     ],
 )
 def test_mistakes_are_named(inputs, flags, message):
     layer = RNN(VanillaCell(4))
     with pytest.raises(UserError, match=message):
         layer.init(jax.random.key(0), np.zeros(inputs, np.float32), **flags)
+
+
+def test_tokens_are_to_be_embedded_first():
+    with pytest.raises(UserError, match=r"got int32\[2, 5, 3\]; embed tokens or one-hot them"):
+        RNN(VanillaCell(4)).init(jax.random.key(0), np.zeros((2, 5, 3), np.int32))
 
 
 TORCH_BLOCKS = {"lstm": (0, 1, 3, 2), "gru_reset_after": (0, 1, 2), "vanilla": (0,)}

@@ -43,8 +43,9 @@ class Cell(nn.RNNCellBase):
     def step(self, w, carry, projected: jax.Array):
         raise NotImplementedError  # every cell has its own
 
-    # Optional: `(w, carry, projected [T, B, ...], keep [T, B, 1]) -> (carry, outputs)`, all steps
-    # at once with a gradient of its own; `keep` is 0 where the state returns to zero beforehand.
+    # Optional: `(w, carry, projected [T, B, ...], again, on) -> (carry, outputs)`, all steps at
+    # once with a gradient of its own. `again` and `on` are `bool[T, B, 1]` or None: the state
+    # returns to zero before the step; the step counts.
     sequence = None
 
     @nn.nowrap

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from nn_lib.checks import UserError
 from nn_lib.recurrent.cell import Cell
+from nn_lib.recurrent.gru_sequence import gru_sequence
 
 
 class GRUCell(Cell):
@@ -60,3 +61,9 @@ class GRUCell(Cell):
             n = jnp.tanh(x_n + (r * h) @ W_hh)
         h = z * h + (1 - z) * n
         return h, h
+
+    @nn.nowrap
+    def sequence(self, w, carry, projected, again, on):
+        """All steps at once, `[T, B, ...]`, by the gradient written out in `gru_sequence`."""
+        bias_hn = w["bias_hn"] if self.reset_after else None
+        return gru_sequence(w["recurrent_kernel"], bias_hn, projected, carry, again, on)

@@ -48,11 +48,11 @@ class LSTMCell(Cell):
         return (c, h), h
 
     @nn.nowrap
-    def sequence(self, w, carry, projected, keep):
+    def sequence(self, w, carry, projected, again, on):
         """All steps at once, `[T, B, ...]`, by the gradient written out in `lstm_sequence`."""
         halves = jnp.array([0.5, 0.5, 0.5, 1.0], projected.dtype)
         half = jnp.repeat(halves, self.features)
-        return lstm_sequence(w["recurrent_kernel"] * half, projected * half, keep, carry)
+        return lstm_sequence(w["recurrent_kernel"] * half, projected * half, carry, again, on)
 
     @nn.nowrap
     def initialize_carry(self, rng, input_shape):

@@ -27,11 +27,18 @@ class RNN(nn.Module):
       cell: one of ours, or any Flax `RNNCellBase`.
       reverse: run from the last step to the first.
       learned_initial_carry: the state before the first step is a parameter, not zero.
+      chunk: differentiate in chunks of so many steps: only the states at their borders are kept,
+        what lies between is computed again in the backward pass. Memory for about one more forward
+        pass; 0 keeps everything.
+      custom_gradient: use a cell's written-out gradient where it has one. Forward-mode
+        differentiation (`jax.jvp`, `jax.jacfwd`) needs False: the generic scan has both modes.
     """
 
     cell: nn.RNNCellBase
     reverse: bool = False
     learned_initial_carry: bool = False
+    chunk: int = 0
+    custom_gradient: bool = True
 
     @nn.compact
     def __call__(
@@ -54,48 +61,81 @@ class RNN(nn.Module):
           train: no difference here; every sequence layer has it.
 
         Raises:
-          UserError: inputs that are not `[B, T, F]`, or a mask or reset that is not `bool[B, T]`.
+          UserError: inputs that are not floating-point `[B, T, F]` with a step at least, a mask or
+            reset that is not `bool[B, T]`, a carry that is not the cell's.
         """
-        check_rank("RNN", inputs, "[B, T, F]")
+        _check_inputs(inputs)
         _check_flags("mask", mask, inputs)
         _check_flags("reset", reset, inputs)
         fresh = self._fresh_carry(inputs)
-        zero_start = reset is None or not self.learned_initial_carry
         carry = fresh if initial_carry is None else initial_carry
-        flags = (_time_first(mask), _time_first(reset))
+        _check_carry(self.cell, carry, fresh)
+        steps = jax.tree.map(self._in_order_of_running, (inputs, mask, reset))
+        if isinstance(self.cell, Cell):
+            carry, outputs = self._run_own(carry, steps, fresh)
+        else:
+            carry, outputs = self._run_foreign(carry, steps, fresh)
+        if self.reverse:
+            outputs = jnp.flip(outputs, 0)
+        return carry, jnp.swapaxes(outputs, 0, 1)
 
-        if not isinstance(self.cell, Cell):
+    def _run_own(self, carry, steps, fresh):
+        """Weights once; then project and run, the whole sequence or chunk by chunk."""
+        cell = self.cell
+        w = cell.weights(steps[0].shape[-1])
+        dtype = cell.dtype or jnp.promote_types(jax.tree.leaves(w)[0].dtype, steps[0].dtype)
+        carry, fresh = jax.tree.map(lambda leaf: leaf.astype(dtype), (carry, fresh))
+        resets_to_zero = steps[2] is None or not self.learned_initial_carry
+        custom = self.custom_gradient and cell.sequence is not None and resets_to_zero
 
-            def foreign(cell, carry, step):
-                x, on, again = step
-                return _guarded(cell, carry, x, on, again, fresh)
+        def run(w, carry, steps, fresh):
+            x, on, again = steps
+            projected = cell.project(w, cell.cast(x))
+            if custom:
+                return cell.sequence(w, carry, projected, _column(again), _column(on))
 
-            scan = nn.scan(
-                foreign,
-                variable_broadcast="params",
-                split_rngs={"params": False},
-                reverse=self.reverse,
+            def body(carry, now):
+                return _guarded(lambda c, x: cell.step(w, c, x), carry, *now, fresh)
+
+            return lax.scan(body, carry, (projected, on, again))
+
+        length = len(steps[0])
+        if not 0 < self.chunk < length:
+            return run(w, carry, steps, fresh)
+        again_in_backward = jax.checkpoint(run)
+        whole = length - length % self.chunk
+        cut = jax.tree.map(
+            lambda leaf: leaf[:whole].reshape(-1, self.chunk, *leaf.shape[1:]), steps
+        )
+        carry, outputs = lax.scan(
+            lambda carry, part: again_in_backward(w, carry, part, fresh), carry, cut
+        )
+        outputs = outputs.reshape(whole, *outputs.shape[2:])
+        if whole < length:
+            rest = jax.tree.map(lambda leaf: leaf[whole:], steps)
+            carry, last = again_in_backward(w, carry, rest, fresh)
+            outputs = jnp.concatenate([outputs, last])
+        return carry, outputs
+
+    def _run_foreign(self, carry, steps, fresh):
+        """A Flax cell, whose `__call__` is all that is known of it."""
+        if self.chunk:
+            raise UserError(
+                f"RNN expects chunk=0 for a {type(self.cell).__name__}, got {self.chunk}; chunks "
+                "need one of nn_lib's cells"
             )
-            carry, outputs = scan(self.cell, carry, (_time_first(inputs), *flags))
-            return carry, _time_first(outputs)
 
-        w = self.cell.weights(inputs.shape[-1])
-        projected = self.cell.project(w, self.cell.cast(_time_first(inputs)))
-        carry, fresh = jax.tree.map(lambda leaf: leaf.astype(projected.dtype), (carry, fresh))
+        def one(cell, carry, now):
+            return _guarded(cell, carry, *now, fresh)
 
-        if self.cell.sequence is not None and mask is None and not self.reverse and zero_start:
-            keep = jnp.ones((*projected.shape[:2], 1), projected.dtype)
-            if reset is not None:
-                keep = 1 - _time_first(reset)[..., None].astype(projected.dtype)
-            carry, outputs = self.cell.sequence(w, carry, projected, keep)
-            return carry, _time_first(outputs)
+        scan = nn.scan(one, variable_broadcast="params", split_rngs={"params": False})
+        return scan(self.cell, carry, steps)
 
-        def body(carry, step):
-            p, on, again = step
-            return _guarded(lambda c, x: self.cell.step(w, c, x), carry, p, on, again, fresh)
-
-        carry, outputs = lax.scan(body, carry, (projected, *flags), reverse=self.reverse)
-        return carry, _time_first(outputs)
+    @nn.nowrap
+    def _in_order_of_running(self, x: jax.Array) -> jax.Array:
+        """`[B, T, ...]` to `[T, B, ...]`, the step that runs first at the beginning."""
+        x = jnp.swapaxes(x, 0, 1)
+        return jnp.flip(x, 0) if self.reverse else x
 
     @nn.nowrap
     def initialize_carry(self, batch_size: int, input_features: int = 1):
@@ -131,8 +171,9 @@ def _where(flag, chosen, otherwise):
     return jax.tree.map(leaf, chosen, otherwise)
 
 
-def _time_first(x):
-    return None if x is None else jnp.swapaxes(x, 0, 1)
+def _column(flags):
+    """`[T, B]` to `[T, B, 1]`, to go with states `[B, H]`."""
+    return None if flags is None else flags[..., None]
 
 
 def _check_flags(name: str, flags: jax.Array | None, inputs: jax.Array) -> None:
@@ -140,4 +181,27 @@ def _check_flags(name: str, flags: jax.Array | None, inputs: jax.Array) -> None:
         raise UserError(
             f"RNN expects {name} bool{list(inputs.shape[:2])}, got {flags.dtype}{list(flags.shape)}"
             "; lengths become a mask by lengths_to_mask(lengths, T)"
+        )
+
+
+def _check_inputs(inputs: jax.Array) -> None:
+    check_rank("RNN", inputs, "[B, T, F]")
+    if not jnp.issubdtype(inputs.dtype, jnp.floating):
+        raise UserError(
+            f"RNN expects floating-point inputs [B, T, F], got {inputs.dtype}{list(inputs.shape)}; "
+            "embed tokens or one-hot them first"
+        )
+    if not inputs.shape[1]:
+        raise UserError(
+            f"RNN expects inputs [B, T, F] with T of at least 1, got {list(inputs.shape)}; drop "
+            "empty sequences, or pad them and mask every step"
+        )
+
+
+def _check_carry(cell: nn.RNNCellBase, carry, fresh) -> None:
+    expected, came = (jax.tree.map(jnp.shape, tree) for tree in (fresh, carry))
+    if expected != came:
+        raise UserError(
+            f"RNN expects an initial_carry of {type(cell).__name__} with shapes {expected}, got "
+            f"{came}; is it that of another cell or batch?"
         )

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from nn_lib.recurrent.cell import Cell
+from nn_lib.recurrent.vanilla_sequence import vanilla_sequence
 
 
 class VanillaCell(Cell):
@@ -24,3 +25,8 @@ class VanillaCell(Cell):
     def step(self, w, carry, projected):
         h = jnp.tanh(projected + carry @ w["recurrent_kernel"])
         return h, h
+
+    @nn.nowrap
+    def sequence(self, w, carry, projected, again, on):
+        """All steps at once, `[T, B, ...]`, by the gradient written out in `vanilla_sequence`."""
+        return vanilla_sequence(w["recurrent_kernel"], projected, carry, again, on)

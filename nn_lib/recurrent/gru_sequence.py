@@ -1,0 +1,116 @@
+"""The GRU over a whole sequence, both forms, with the gradient of its scan written out.
+
+See `lstm_sequence`; with the reset before the product each step has two products, after it one.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from nn_lib.recurrent.flags import kept, previous, where
+
+
+@jax.custom_vjp
+def gru_sequence(recurrent_kernel, bias_hn, projected, carry, again, on):
+    """Runs the GRU of `gru.GRUCell` over time.
+
+    Args:
+      recurrent_kernel: `W_h [H, 3H]`, columns r, z, n.
+      bias_hn: `[H]` for the form with the reset after the product, None for the one before.
+      projected: `[T, B, 3H]`, the input product and bias.
+      carry: `h [B, H]`.
+      again: `bool[T, B, 1]`, the state returns to zero before the step; or None.
+      on: `bool[T, B, 1]`, the step counts, else the state stays and the output is zero; or None.
+
+    Returns:
+      `(h, outputs [T, B, H])`.
+    """
+    h, saved = _forward(recurrent_kernel, bias_hn, projected, carry, again, on)
+    return h, where(on, saved[-1], 0)
+
+
+def _forward(recurrent_kernel, bias_hn, projected, carry, again, on):
+    """The final state, and (gates r and z, candidates n, products m, states h) of every step.
+
+    m is `h W_hh + b_hn`, which the reset gate multiplies; None where the reset comes before.
+    """
+    split = 2 * recurrent_kernel.shape[0]
+    W_rz, W_hh = recurrent_kernel[:, :split], recurrent_kernel[:, split:]
+
+    def step(h, now):
+        x, again, on = now
+        h_before = kept(again, h)
+        x_rz, x_n = x[..., :split], x[..., split:]
+        if bias_hn is None:
+            rz = jax.nn.sigmoid(x_rz + h_before @ W_rz)
+            r, z = jnp.split(rz, 2, axis=-1)
+            m, n = None, jnp.tanh(x_n + (r * h_before) @ W_hh)
+        else:
+            product = h_before @ recurrent_kernel
+            rz = jax.nn.sigmoid(x_rz + product[..., :split])
+            r, z = jnp.split(rz, 2, axis=-1)
+            m = product[..., split:] + bias_hn
+            n = jnp.tanh(x_n + r * m)
+        h = where(on, z * h_before + (1 - z) * n, h_before)
+        return h, (rz, n, m, h)
+
+    return lax.scan(step, carry, (projected, again, on))
+
+
+def _save(recurrent_kernel, bias_hn, projected, carry, again, on):
+    last, saved = _forward(recurrent_kernel, bias_hn, projected, carry, again, on)
+    kept_for_later = (recurrent_kernel, bias_hn, carry, again, on, saved)
+    return (last, where(on, saved[-1], 0)), kept_for_later
+
+
+def _gradient(saved, cotangent):
+    recurrent_kernel, bias_hn, h_0, again, on, (rz, n, m, h) = saved
+    dh, d_outputs = cotangent
+    split = 2 * recurrent_kernel.shape[0]
+    W_rz, W_hh = recurrent_kernel[:, :split], recurrent_kernel[:, split:]
+    r, z = jnp.split(rz, 2, axis=-1)
+    h_before = kept(again, previous(h_0, h))
+    # dh_t / d(arguments of n and z); of r's, what multiplies the cotangent of r . (...).
+    k_n = where(on, (1 - z) * (1 - n**2), 0)
+    k_z = where(on, (h_before - n) * z * (1 - z), 0)
+    stay = where(on, z, 1)
+    d_outputs = where(on, d_outputs, 0)
+
+    if bias_hn is None:
+        k_r = where(on, h_before * r * (1 - r), 0)
+        W_rz_T, W_hh_T = W_rz.T, W_hh.T
+        reset = where(on, r, 0)
+
+        def step(dh, now):
+            d_out, kn, kz, kr, r, stay, again = now
+            dh = dh + d_out
+            dn = kn * dh
+            d_product = dn @ W_hh_T  # of r . h
+            d_rz = jnp.concatenate([kr * d_product, kz * dh], axis=-1)
+            before = stay * dh + r * d_product + d_rz @ W_rz_T
+            return kept(again, before), jnp.concatenate([d_rz, dn], axis=-1)
+
+        steps = (d_outputs, k_n, k_z, k_r, reset, stay, again)
+        d_carry, d = lax.scan(step, dh, steps, reverse=True)
+        d_W_rz = jnp.einsum("tbh,tbg->hg", h_before, d[..., :split])
+        d_W_hh = jnp.einsum("tbh,tbg->hg", where(on, r * h_before, 0), d[..., split:])
+        return jnp.concatenate([d_W_rz, d_W_hh], axis=1), None, d, d_carry, None, None
+
+    k_r = where(on, m * r * (1 - r), 0) * k_n
+    coefficients = jnp.concatenate([k_r, k_z, k_n * where(on, r, 0)], axis=-1)
+    transposed = recurrent_kernel.T
+
+    def step_after(dh, now):
+        d_out, k, stay, again = now
+        dh = dh + d_out
+        d = k * jnp.concatenate([dh, dh, dh], axis=-1)
+        return kept(again, d @ transposed + stay * dh), (d, dh)
+
+    steps_after = (d_outputs, coefficients, stay, again)
+    d_carry, (d, dh_all) = lax.scan(step_after, dh, steps_after, reverse=True)
+    d_kernel = jnp.einsum("tbh,tbg->hg", h_before, d)
+    d_projected = jnp.concatenate([d[..., :split], k_n * dh_all], axis=-1)
+    return d_kernel, d[..., split:].sum((0, 1)), d_projected, d_carry, None, None
+
+
+gru_sequence.defvjp(_save, _gradient)
