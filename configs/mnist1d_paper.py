@@ -15,10 +15,12 @@ Ledger   :linear           test accuracy 32 %  3 seeds
          :gru_shuffled     test accuracy 57 %  3 seeds
 """
 
+import functools
 from collections.abc import Callable
 
 from nn_lib.checks import check_choice
 from nn_lib.data import DataConfig
+from nn_lib.layers.initializers import symmetric_uniform
 from nn_lib.models import MLP, ConvNet, Linear, SequenceClassifier
 from nn_lib.objectives import classify
 from nn_lib.optim import OptimizerConfig
@@ -49,8 +51,20 @@ def get_config(arg: str = "cnn") -> Experiment:
 
 
 def _gru() -> SequenceClassifier:
-    """With torch's redundant biases, so that the count is the published 5,134."""
-    cell = GRUCell(6, reset_after=True, double_bias=True)
+    """With torch's redundant biases, for the published count of 5,134, and its initialisation.
+
+    On shuffled signals the latter is worth three points: the width of the input is one, for which
+    the usual initialisers scale by the fan-in and begin with far larger weights.
+    """
+    init = functools.partial(symmetric_uniform, bound=6**-0.5)
+    cell = GRUCell(
+        6,
+        reset_after=True,
+        double_bias=True,
+        kernel_init=init,
+        recurrent_kernel_init=init,
+        bias_init=init,
+    )
     layer = Bidirectional(RNN(cell), RNN(cell.clone(), reverse=True))
     return SequenceClassifier(layer, readout="all")
 

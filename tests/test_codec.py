@@ -33,11 +33,11 @@ def same(a, b) -> bool:
     """Equality that looks into partials, which compare by identity."""
     if isinstance(a, functools.partial):
         return isinstance(b, functools.partial) and (a.func, a.keywords) == (b.func, b.keywords)
-    if dataclasses.is_dataclass(a) and not isinstance(a, nn.Module):
-        fields = dataclasses.fields(a)
-        return type(a) is type(b) and all(
-            same(getattr(a, f.name), getattr(b, f.name)) for f in fields
-        )
+    if dataclasses.is_dataclass(a):
+        fields = [field.name for field in dataclasses.fields(a)]
+        if isinstance(a, nn.Module):
+            fields = [name for name in fields if name not in ("parent", "name")]
+        return type(a) is type(b) and all(same(getattr(a, n), getattr(b, n)) for n in fields)
     return a == b
 
 

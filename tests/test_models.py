@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import mnist1d
+from configs import mnist1d, mnist1d_paper
 from nn_lib.checks import UserError
 from nn_lib.decoding import sample, stream
 from nn_lib.models import MLP, CharLM, ConvNet, LeNet5, SequenceClassifier
@@ -24,8 +24,9 @@ def count(model, *inputs):
     [("linear", 410), ("mlp", 15210), ("cnn", 5210), ("gru", 5134)],
 )
 def test_the_models_of_the_mnist1d_paper_have_its_parameter_counts(variant, parameters):
-    model = mnist1d.get_config(variant).model.clone(num_classes=10)
-    assert count(model, jnp.zeros((2, 40, 1))) == parameters
+    for config in (mnist1d, mnist1d_paper):
+        model = config.get_config(variant).model.clone(num_classes=10)
+        assert count(model, jnp.zeros((2, 40, 1))) == parameters
 
 
 def test_the_modern_lenet5_has_61706_parameters():
