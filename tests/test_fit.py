@@ -498,6 +498,16 @@ def test_a_regression_is_selected_and_reported_by_its_own_metrics(tmp_path):
     assert restore(tmp_path).experiment.model.num_classes == 1
 
 
+def test_a_run_from_before_a_field_was_added_goes_on_with_its_default(tmp_path):
+    fit(small(num_steps=5), tmp_path, quiet=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["fields"]["ema_decay"], config["fields"]["optimizer"]["fields"]["rates"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    fit(small(num_steps=6), tmp_path, quiet=True)
+    with pytest.raises(UserError, match=r"another experiment: ema_decay was 0.0, is 0.5"):
+        fit(small(num_steps=7, ema_decay=0.5), tmp_path, quiet=True)
+
+
 def test_two_classes_may_be_told_apart_by_one_logit(tmp_path):
     experiment = small(
         data=DataConfig(name="rings"),

@@ -37,6 +37,11 @@ def in_float64(cell, **fields):
 CELLS = {
     "vanilla": in_float64(VanillaCell),
     "lstm": in_float64(LSTMCell),
+    "lstm_peephole": in_float64(LSTMCell, peephole=True),
+    "lstm_projected": in_float64(LSTMCell, projection=4),
+    "lstm_layer_norm": in_float64(LSTMCell, layer_norm=True),
+    "lstm_coupled_peephole": in_float64(LSTMCell, gates="coupled", peephole=True),
+    "lstm_1997": in_float64(LSTMCell, gates="no_forget"),
     "gru": in_float64(GRUCell),
     "gru_reset_after": in_float64(GRUCell, reset_after=True),
     "gru_double_bias": in_float64(GRUCell, reset_after=True, double_bias=True),
@@ -71,6 +76,65 @@ def test_the_lstm_vector_has_gates_in_the_order_i_f_o_g(x64):
     (c, _), out = step(LSTMCell(3), symbols, (F((3,), 51, 0.7), h), x)
     close(out[0], [-0.06037268, 0.26842485, 0.11898838])
     close(c[0], [-0.08665113, 0.70827451, 0.45766935])
+
+
+def lstm_loop(s, c, h, x, gates):
+    """The variants of the LSTM on column vectors, one equation after the other."""
+    sigma = lambda z: 1 / (1 + np.exp(-z))  # noqa: E731
+    norm = lambda z: (z - z.mean()) / np.sqrt(z.var() + 1e-6)  # noqa: E731
+    split = len(h)
+    from_h, from_x = s["W"][:, :split] @ h, s["W"][:, split:] @ x
+    if "g_x" in s:
+        from_h, from_x = s["g_h"] * norm(from_h), s["g_x"] * norm(from_x)
+    a = dict(zip(gates, np.split(from_h + from_x + s["b"], len(gates))))
+    f = sigma(a["f"] + s.get("p_f", 0) * c) if "f" in gates else 1.0
+    i = sigma(a["i"] + s.get("p_i", 0) * c) if "i" in gates else 1 - f
+    c = f * c + i * np.tanh(a["g"])
+    o = sigma(a["o"] + s.get("p_o", 0) * c)
+    h = o * np.tanh(s["g_c"] * norm(c) + s["b_c"] if "g_c" in s else c)
+    return c, s["W_hr"] @ h if "W_hr" in s else h
+
+
+@pytest.mark.parametrize(
+    ("fields", "gates"),
+    [
+        ({"peephole": True}, "ifog"),
+        ({"projection": 2}, "ifog"),
+        ({"layer_norm": True}, "ifog"),
+        ({"gates": "coupled", "peephole": True}, "fog"),
+        ({"gates": "no_forget", "peephole": True}, "iog"),
+        ({"peephole": True, "projection": 2, "layer_norm": True}, "ifog"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else value,
+)
+def test_the_variants_of_the_lstm_are_their_equations(x64, fields, gates):
+    cell = LSTMCell(3, param_dtype=jnp.float64, **fields)
+    c, h, x = F((3,), 51, 0.7), F((cell.projection or 3,), 31, 0.8), F((2,), 41)
+    variables = cell.init(jax.random.key(0), (c[None], h[None]), x[None])
+    variables = jax.tree.map(
+        lambda leaf: leaf + F(leaf.shape, leaf.size, 0.3), jax.tree.map(np.asarray, variables)
+    )
+    symbols = to_equations(cell, variables)
+    (c_after, _), out = step(cell, symbols, (c, h), x)
+    expected_c, expected = lstm_loop(symbols, c, h, x, gates)
+    close(c_after[0], expected_c)
+    close(out[0], expected)
+
+
+def test_without_a_forget_gate_the_error_flows_on_unchanged(x64):
+    """The constant error carousel: dc_t / dc_{t-1} = 1, the paths through h cut."""
+    cell = LSTMCell(3, gates="no_forget")
+    symbols = {"W": F((9, 5), 1, 0.5), "b": F((9,), 2, 0.1)}
+    symbols["W"][:, :3] = 0
+
+    def last(c0):
+        carry = (c0, jnp.zeros((1, 3)))
+        params = {"params": {"cell": from_equations(cell, **symbols)["params"]}}
+        inputs = jnp.asarray(F((1, 20, 2), 5))
+        return RNN(cell).apply(params, inputs, initial_carry=carry)[0][0][0]
+
+    slope = jax.jacobian(last)(jnp.zeros((1, 3)))[:, 0]
+    np.testing.assert_allclose(slope, np.eye(3), atol=1e-12)
 
 
 GATED = ("W_xr", "W_hr", "b_r", "W_xz", "W_hz", "b_z", "W_xh", "W_hh", "b_h")

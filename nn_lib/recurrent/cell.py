@@ -45,8 +45,13 @@ class Cell(nn.RNNCellBase):
 
     # Optional: `(w, carry, projected [T, B, ...], again, on) -> (carry, outputs)`, all steps at
     # once with a gradient of its own. `again` and `on` are `bool[T, B, 1]` or None: the state
-    # returns to zero before the step; the step counts.
+    # returns to zero before the step; the step counts. `written_out` says whether it is to be used.
     sequence = None
+
+    @property
+    def written_out(self) -> bool:
+        """Whether `sequence` computes what the steps do."""
+        return self.sequence is not None
 
     @nn.nowrap
     def initialize_carry(self, rng, input_shape: tuple[int, ...]):
@@ -65,6 +70,7 @@ class Cell(nn.RNNCellBase):
         *,
         recurrent_blocks: int | None = None,
         bias_blocks: int | None = None,
+        recurrent_features: int | None = None,
         bias_init: Callable | None = None,
     ) -> dict[str, jax.Array]:
         """`kernel [F, blocks H]`, `recurrent_kernel [H, blocks H]`, `bias [blocks H]`.
@@ -75,18 +81,20 @@ class Cell(nn.RNNCellBase):
         Args:
           recurrent_blocks: of the recurrent kernel, where they are not `blocks`.
           bias_blocks: of the bias, likewise.
+          recurrent_features: rows of the recurrent kernel, where they are not H.
         """
         h, dtype = self.features, self.param_dtype
         count = blocks if recurrent_blocks is None else recurrent_blocks
+        rows = recurrent_features or h
 
         def by_block(key, shape, dtype):
             keys = jax.random.split(key, count)
-            parts = [self.recurrent_kernel_init(k, (h, h), dtype) for k in keys]
+            parts = [self.recurrent_kernel_init(k, (rows, h), dtype) for k in keys]
             return jnp.concatenate(parts, axis=1)
 
         width = h * (blocks if bias_blocks is None else bias_blocks)
         kernel = self.param("kernel", self.kernel_init, (input_features, blocks * h), dtype)
-        recurrent = self.param("recurrent_kernel", by_block, (h, count * h), dtype)
+        recurrent = self.param("recurrent_kernel", by_block, (rows, count * h), dtype)
         bias = self.param("bias", bias_init or self.bias_init, (width,), dtype)
         return self.cast({"kernel": kernel, "recurrent_kernel": recurrent, "bias": bias})
 

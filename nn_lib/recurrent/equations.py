@@ -10,7 +10,7 @@ from nn_lib.recurrent.cell import Cell
 from nn_lib.recurrent.conditioned import ConditionedVanillaCell
 from nn_lib.recurrent.gru import GRUCell
 from nn_lib.recurrent.highway import RecurrentHighwayCell
-from nn_lib.recurrent.lstm import LSTMCell
+from nn_lib.recurrent.lstm import GATES, LSTMCell
 from nn_lib.recurrent.mut import MUT1Cell, MUT2Cell, MUT3Cell
 from nn_lib.recurrent.nas import NASCell
 from nn_lib.recurrent.vanilla import VanillaCell
@@ -26,13 +26,23 @@ _BLOCKS = {
 }
 
 
+# Symbols of the LSTM's options -> parameters.
+_LSTM_EXTRA = {
+    **{f"p_{gate}": f"peephole_{gate}" for gate in "ifo"},
+    **{"g_x": "scale_x", "g_h": "scale_h", "g_c": "scale_c", "b_c": "bias_c"},
+}
+
+
 def from_equations(cell: Cell, **symbols) -> dict[str, Any]:
     """`{'params': ...}` of a cell from arrays named as in its docstring, their dtype kept.
 
-    Vanilla: `W_hh, W_xh, b_h` (conditioned: also `W_ih`). GRU and MUT: those of `W_xr, W_hr, b_r,
-    W_xz, W_hz, b_z, W_xh, W_hh, b_h` that the equations have, `b_hn` with `reset_after`. LSTM: `W
-    [4H, H + F]` (rows i, f, o, g, columns h then x) and `b`. Recurrent highway: `W_H, W_T [H, F]`,
-    `R_H, R_T [depth, H, H]`, `b_H, b_T [depth, H]`. NAS, in row vectors: `W_x, W_m, b`.
+    - Vanilla: `W_hh, W_xh, b_h`; conditioned also `W_ih`.
+    - GRU and MUT: those of `W_xr, W_hr, b_r, W_xz, W_hz, b_z, W_xh, W_hh, b_h` that the equations
+      have, `b_hn` with `reset_after`.
+    - LSTM: `W [4H, H + F]` (rows i, f, o, g, columns h then x) and `b`; its options
+      `p_i, p_f, p_o`, `W_hr [P, H]`, the layer norm's gains and bias `g_x, g_h, g_c, b_c`.
+    - Recurrent highway: `W_H, W_T [H, F]`, `R_H, R_T [depth, H, H]`, `b_H, b_T [depth, H]`.
+    - NAS, in row vectors: `W_x, W_m, b`.
 
     Raises:
       UserError: symbols that are missing or that the equations have not.
@@ -46,9 +56,12 @@ def from_equations(cell: Cell, **symbols) -> dict[str, Any]:
         )
     s = {name: np.asarray(value) for name, value in symbols.items()}
     if isinstance(cell, LSTMCell):
-        h = cell.features
+        h = cell.projection or cell.features
         kernels = {"recurrent_kernel": s["W"][:, :h].T, "kernel": s["W"][:, h:].T}
-        return {"params": {**kernels, "bias": s["b"]}}
+        extra = {_LSTM_EXTRA[name]: s[name] for name in names if name in _LSTM_EXTRA}
+        if cell.projection:
+            extra["projection_kernel"] = s["W_hr"].T
+        return {"params": {**kernels, "bias": s["b"], **extra}}
     if isinstance(cell, NASCell):
         return {"params": {"kernel": s["W_x"], "recurrent_kernel": s["W_m"], "bias": s["b"]}}
     if isinstance(cell, RecurrentHighwayCell):
@@ -78,7 +91,10 @@ def to_equations(cell: Cell, variables: Mapping[str, Any]) -> dict[str, np.ndarr
     p = {name: np.asarray(leaf) for name, leaf in variables["params"].items()}
     if isinstance(cell, LSTMCell):
         both = np.concatenate([p["recurrent_kernel"], p["kernel"]])
-        return {"W": both.T, "b": p["bias"]}
+        extra = {name: p[param] for name, param in _LSTM_EXTRA.items() if param in p}
+        if cell.projection:
+            extra["W_hr"] = p["projection_kernel"].T
+        return {"W": both.T, "b": p["bias"], **extra}
     if isinstance(cell, NASCell):
         return {"W_x": p["kernel"], "W_m": p["recurrent_kernel"], "b": p["bias"]}
     if isinstance(cell, RecurrentHighwayCell):
@@ -115,7 +131,12 @@ def _blocks(cell: Cell) -> tuple[str, str, str]:
 
 def _symbols(cell: Cell) -> list[str]:
     if isinstance(cell, LSTMCell):
-        return ["W", "b"]
+        names = ["W", "b"]
+        if cell.peephole:
+            names += [f"p_{gate}" for gate in GATES[cell.gates] if gate != "g"]
+        if cell.projection:
+            names.append("W_hr")
+        return names + (["g_x", "g_h", "g_c", "b_c"] if cell.layer_norm else [])
     if isinstance(cell, NASCell):
         return ["W_x", "W_m", "b"]
     if isinstance(cell, RecurrentHighwayCell):

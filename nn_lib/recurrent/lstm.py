@@ -1,11 +1,15 @@
-"""The long short-term memory cell."""
+"""The long short-term memory cell and its published variants."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from nn_lib.checks import check_choice
 from nn_lib.recurrent.cell import Cell
 from nn_lib.recurrent.lstm_sequence import lstm_sequence
+
+# What `gates` means: the blocks of the kernels, in their order.
+GATES = {"all": "ifog", "coupled": "fog", "no_forget": "iog"}
 
 
 class LSTMCell(Cell):
@@ -21,31 +25,83 @@ class LSTMCell(Cell):
     Attributes:
       forget_bias: added to f's part of the bias at initialisation, so that the cell begins by
         remembering (Gers et al. 2000; Jozefowicz et al. 2015 recommend 1).
+      gates: 'all'; 'coupled', i = 1 - f (blocks f, o, g; Greff et al. 2017); 'no_forget', f = 1
+        (blocks i, o, g), the cell of 1997.
+      peephole: i and f also see `p_i . c_{t-1}` and `p_f . c_{t-1}`, o sees `p_o . c_t` (Gers &
+        Schmidhuber 2000).
+      projection: P: the output and h are `W_hr (o . tanh(c))`, `[B, P]` (Sak et al. 2014); 0: none.
+      layer_norm: the products with x and h, and c before its tanh, are normalised (Ba et al. 2016).
 
     Hochreiter & Schmidhuber 1997; the forget gate is of Gers, Schmidhuber & Cummins 2000.
     """
 
     forget_bias: float = 1.0
+    gates: str = "all"
+    peephole: bool = False
+    projection: int = 0
+    layer_norm: bool = False
 
     @nn.compact
     def weights(self, input_features: int):
-        def bias_init(key, shape, dtype):
-            forget = jnp.repeat(jnp.array([0.0, self.forget_bias, 0.0, 0.0], dtype), self.features)
-            return self.bias_init(key, shape, dtype) + forget
+        check_choice("LSTMCell: gates", self.gates, GATES)
+        blocks, H = GATES[self.gates], self.features
 
-        return self.affine_weights(input_features, blocks=4, bias_init=bias_init)
+        def bias_init(key, shape, dtype):
+            begin = [self.forget_bias if block == "f" else 0.0 for block in blocks]
+            return self.bias_init(key, shape, dtype) + jnp.repeat(jnp.array(begin, dtype), H)
+
+        w = self.affine_weights(
+            input_features,
+            blocks=len(blocks),
+            bias_init=bias_init,
+            recurrent_features=self.projection or H,
+        )
+        zeros, ones = nn.initializers.zeros, nn.initializers.ones
+        extra: dict[str, tuple] = {}
+        if self.peephole:
+            extra |= {f"peephole_{gate}": (zeros, (H,)) for gate in blocks if gate != "g"}
+        if self.projection:
+            extra["projection_kernel"] = (self.kernel_init, (H, self.projection))
+        if self.layer_norm:
+            width = (len(blocks) * H,)
+            extra |= {"scale_x": (ones, width), "scale_h": (ones, width)}
+            extra |= {"scale_c": (ones, (H,)), "bias_c": (zeros, (H,))}
+        more = {name: self.param(name, *made, self.param_dtype) for name, made in extra.items()}
+        return w | self.cast(more)
 
     @nn.nowrap
     def project(self, w, x):
-        return x @ w["kernel"] + w["bias"]
+        product = x @ w["kernel"]
+        if self.layer_norm:
+            product = _standardize(product) * w["scale_x"]
+        return product + w["bias"]
 
     @nn.nowrap
     def step(self, w, carry, projected):
         c, h = carry
-        i, f, o, g = jnp.split(projected + h @ w["recurrent_kernel"], 4, axis=-1)
-        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
-        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        product = h @ w["recurrent_kernel"]
+        if self.layer_norm:
+            product = _standardize(product) * w["scale_h"]
+        blocks = GATES[self.gates]
+        a = dict(zip(blocks, jnp.split(projected + product, len(blocks), axis=-1)))
+
+        def gate(name, c):
+            seen = w[f"peephole_{name}"] * c if self.peephole else 0.0
+            return jax.nn.sigmoid(a[name] + seen)
+
+        f = gate("f", c) if "f" in a else 1.0
+        i = gate("i", c) if "i" in a else 1 - f
+        c = f * c + i * jnp.tanh(a["g"])
+        shown = _standardize(c) * w["scale_c"] + w["bias_c"] if self.layer_norm else c
+        h = gate("o", c) * jnp.tanh(shown)
+        if self.projection:
+            h = h @ w["projection_kernel"]
         return (c, h), h
+
+    @property
+    def written_out(self) -> bool:
+        """The gradient is written out for the plain cell."""
+        return self.gates == "all" and not (self.peephole or self.projection or self.layer_norm)
 
     @nn.nowrap
     def sequence(self, w, carry, projected, again, on):
@@ -57,5 +113,11 @@ class LSTMCell(Cell):
     @nn.nowrap
     def initialize_carry(self, rng, input_shape):
         """c = h = 0."""
-        zeros = super().initialize_carry(rng, input_shape)
-        return zeros, zeros
+        c = super().initialize_carry(rng, input_shape)
+        return c, jnp.zeros((*c.shape[:-1], self.projection or self.features), c.dtype)
+
+
+def _standardize(x: jax.Array) -> jax.Array:
+    """Mean 0 and variance 1 over the last axis."""
+    mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+    return (x - mean) * jax.lax.rsqrt(variance + 1e-6)

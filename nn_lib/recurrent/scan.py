@@ -86,7 +86,7 @@ class RNN(nn.Module):
         dtype = cell.dtype or jnp.promote_types(jax.tree.leaves(w)[0].dtype, steps[0].dtype)
         carry, fresh = jax.tree.map(lambda leaf: leaf.astype(dtype), (carry, fresh))
         resets_to_zero = steps[2] is None or not self.learned_initial_carry
-        custom = self.custom_gradient and cell.sequence is not None and resets_to_zero
+        custom = self.custom_gradient and cell.written_out and resets_to_zero
 
         def run(w, carry, steps, fresh):
             x, on, again = steps

@@ -1,5 +1,6 @@
 """The one description of a run, and the rules that its fields obey."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -147,5 +148,8 @@ def conflicts(before: dict[str, Any], after: dict[str, Any]) -> dict[str, tuple[
     free = {*FREE, "num_steps"}
     if after["fields"]["optimizer"]["fields"]["schedule"] == "plateau":
         free.remove("eval_every")
+    with contextlib.suppress(UserError):
+        # A field that this code has added since has its default in a run from before.
+        before = codec.encode(codec.decode(before))
     found = codec.differences(before, after)
     return {name: pair for name, pair in found.items() if name not in free}
