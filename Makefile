@@ -15,7 +15,7 @@ train: $(INSTALLED)
 	@$(RUN) -m experiments.train --config=configs/mnist1d.py:cnn --workdir=$(WORKDIR)
 
 test: $(INSTALLED) lint
-	@$(RUN) -m pytest -n 2 --dist loadfile
+	@$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(INSTALLED)
 	@$(RUN) -m pytest -m slow

@@ -174,6 +174,7 @@ def test_no_mistake_touches_a_work_directory(answers):
     assert not work.exists() and unchanged
 
 
+@pytest.mark.slow
 def test_the_mains_of_the_lectures_leave_numbers_and_pictures(tmp_path):
     mains = {
         "feature_maps": ["--steps=3"],

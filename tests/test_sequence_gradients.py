@@ -1,0 +1,125 @@
+"""Gradients written out by hand, in chunks, under flags: against autodiff of the generic scan."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nn_lib.recurrent import (
+    RNN,
+    LSTMCell,
+)
+from tests.cells import CELLS
+
+WRITTEN_OUT = ("vanilla", "lstm", "gru", "gru_reset_after")
+FLAGS = {
+    "plain": {},
+    "reset": {"reset": 0.3},
+    "mask": {"mask": 0.6},
+    "mask_reset": {"mask": 0.6, "reset": 0.3},
+}
+
+
+def case(name, flags, **fields):
+    """A layer, its variables, inputs, an initial carry, and a loss under random flags."""
+    keys = iter(jax.random.split(jax.random.key(0), 12))
+    layer = RNN(CELLS[name](4), **fields)
+    inputs = jax.random.normal(next(keys), (3, 7, 3))
+    carry = jax.tree.map(
+        lambda leaf: jax.random.normal(next(keys), leaf.shape), layer.initialize_carry(3)
+    )
+    flags = {k: jax.random.bernoulli(next(keys), p, (3, 7)) for k, p in FLAGS[flags].items()}
+    if "mask" in flags:
+        flags["mask"] = flags["mask"].at[1].set(False)  # a row that is masked throughout
+    variables = layer.init(next(keys), inputs)
+    weights = jax.random.normal(next(keys), (3, 7, 4)), jax.random.normal(next(keys), (3, 4))
+
+    def loss(layer, variables, inputs, carry):
+        carry, outputs = layer.apply(variables, inputs, initial_carry=carry, **flags)
+        ends = sum(
+            (leaf * weights[1] ** n).sum() for n, leaf in enumerate(jax.tree.leaves(carry), 1)
+        )
+        return (outputs * weights[0]).sum() + ends
+
+    return layer, variables, inputs, carry, loss
+
+
+@pytest.mark.parametrize(
+    ("flags", "reverse"),
+    [("plain", False), ("plain", True), ("reset", False), ("mask", False), ("mask_reset", True)],
+)
+@pytest.mark.parametrize("name", WRITTEN_OUT)
+def test_a_written_out_gradient_is_that_of_the_generic_scan(x64, name, flags, reverse):
+    layer, *arguments, loss = case(name, flags, reverse=reverse)
+    generic = layer.clone(custom_gradient=False)
+    ours = jax.value_and_grad(functools.partial(loss, layer), (0, 1, 2))(*arguments)
+    expected = jax.value_and_grad(functools.partial(loss, generic), (0, 1, 2))(*arguments)
+    check = functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-12)
+    jax.tree.map(check, ours, expected)
+
+
+@pytest.mark.parametrize("name", WRITTEN_OUT)
+def test_second_derivatives_and_forward_mode_go_through_the_switch(x64, name):
+    layer, variables, inputs, carry, loss = case(name, "mask_reset")
+    generic = layer.clone(custom_gradient=False)
+    direction = jax.tree.map(lambda leaf: jnp.ones_like(leaf) / 3, variables)
+
+    def slope(layer, variables):
+        gradient = jax.grad(functools.partial(loss, layer))(variables, inputs, carry)
+        products = jax.tree.map(lambda a, b: (a * b).sum(), gradient, direction)
+        return sum(jax.tree.leaves(products))
+
+    def ahead(variables):
+        return loss(generic, variables, inputs, carry)
+
+    double = [jax.grad(functools.partial(slope, each))(variables) for each in (layer, generic)]
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), double[0], double[1]
+    )
+    _, forward = jax.jvp(ahead, (variables,), (direction,))
+    np.testing.assert_allclose(forward, slope(layer, variables), rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "mut3"])
+def test_a_gradient_is_that_of_finite_differences(x64, name):
+    from jax.test_util import check_grads
+
+    layer, *arguments, loss = case(name, "mask_reset")
+    check_grads(functools.partial(loss, layer), arguments, order=1, modes=["rev"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "chunk"), [("lstm", 3), ("lstm", 7), ("mut3", 1), ("mut3", 4)])
+def test_chunks_change_memory_and_nothing_else(x64, name, chunk):
+    layer, *arguments, loss = case(name, "mask_reset", reverse=True)
+    chunked = layer.clone(chunk=chunk)
+    ours = jax.value_and_grad(functools.partial(loss, chunked), (0, 1, 2))(*arguments)
+    expected = jax.value_and_grad(functools.partial(loss, layer), (0, 1, 2))(*arguments)
+    check = functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-12)
+    jax.tree.map(check, ours, expected)
+
+
+def test_chunks_keep_only_the_states_at_their_borders():
+    layer, inputs = RNN(LSTMCell(8)), jnp.zeros((2, 256, 3))
+    variables = layer.init(jax.random.key(0), inputs)
+
+    def memory(layer):
+        gradient = jax.grad(lambda v: (layer.apply(v, inputs)[1] ** 2).sum())
+        return jax.jit(gradient).lower(variables).compile().memory_analysis().temp_size_in_bytes
+
+    assert memory(layer.clone(chunk=16)) < 0.35 * memory(layer)
+
+
+def test_what_is_masked_may_be_anything_even_nan(x64):
+    for name in WRITTEN_OUT:
+        layer, variables, inputs, carry, _ = case(name, "plain")
+        mask = jnp.ones((3, 7), bool).at[0, 2:4].set(False)
+
+        def loss(variables, inputs, layer=layer, mask=mask, carry=carry):
+            return layer.apply(variables, inputs, mask=mask, initial_carry=carry)[1].sum()
+
+        broken = inputs.at[0, 2:4].set(jnp.nan)
+        value, gradient = jax.value_and_grad(loss, 1)(variables, broken)
+        np.testing.assert_allclose(value, loss(variables, inputs), rtol=1e-12)
+        assert jnp.isfinite(gradient).all(), name
