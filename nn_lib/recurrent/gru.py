@@ -66,4 +66,6 @@ class GRUCell(Cell):
     def sequence(self, w, carry, projected, again, on):
         """All steps at once, `[T, B, ...]`, by the gradient written out in `gru_sequence`."""
         bias_hn = w["bias_hn"] if self.reset_after else None
-        return gru_sequence(w["recurrent_kernel"], bias_hn, projected, carry, again, on)
+        half = jnp.repeat(jnp.array([0.5, 0.5, 1.0], projected.dtype), self.features)
+        kernel = w["recurrent_kernel"] * half
+        return gru_sequence(kernel, bias_hn, projected * half, carry, again, on)

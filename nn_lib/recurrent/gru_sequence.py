@@ -15,9 +15,10 @@ def gru_sequence(recurrent_kernel, bias_hn, projected, carry, again, on):
     """Runs the GRU of `gru.GRUCell` over time.
 
     Args:
-      recurrent_kernel: `W_h [H, 3H]`, columns r, z, n.
+      recurrent_kernel: `W_h [H, 3H]`, columns r, z, n, those of r and z halved.
       bias_hn: `[H]` for the form with the reset after the product, None for the one before.
-      projected: `[T, B, 3H]`, the input product and bias.
+      projected: `[T, B, 3H]`, the input product and bias, halved alike: then the gates are
+        `sigma = (t + 1) / 2` of one tanh t over all columns, which is faster than over some.
       carry: `h [B, H]`.
       again: `bool[T, B, 1]`, the state returns to zero before the step; or None.
       on: `bool[T, B, 1]`, the step counts, else the state stays and the output is zero; or None.
@@ -25,12 +26,12 @@ def gru_sequence(recurrent_kernel, bias_hn, projected, carry, again, on):
     Returns:
       `(h, outputs [T, B, H])`.
     """
-    h, saved = _forward(recurrent_kernel, bias_hn, projected, carry, again, on)
-    return h, where(on, saved[-1], 0)
+    last, h = _forward(recurrent_kernel, bias_hn, projected, carry, again, on, save=False)
+    return last, where(on, h, 0)
 
 
-def _forward(recurrent_kernel, bias_hn, projected, carry, again, on):
-    """The final state, and (gates r and z, candidates n, products m, states h) of every step.
+def _forward(recurrent_kernel, bias_hn, projected, carry, again, on, *, save: bool):
+    """The final state, and the states h of every step; to save, (t of r and z, n, m, h).
 
     m is `h W_hh + b_hn`, which the reset gate multiplies; None where the reset comes before.
     """
@@ -42,42 +43,43 @@ def _forward(recurrent_kernel, bias_hn, projected, carry, again, on):
         h_before = kept(again, h)
         x_rz, x_n = x[..., :split], x[..., split:]
         if bias_hn is None:
-            rz = jax.nn.sigmoid(x_rz + h_before @ W_rz)
-            r, z = jnp.split(rz, 2, axis=-1)
+            t = jnp.tanh(x_rz + h_before @ W_rz)
+            r, z = jnp.split(0.5 * t + 0.5, 2, axis=-1)
             m, n = None, jnp.tanh(x_n + (r * h_before) @ W_hh)
         else:
             product = h_before @ recurrent_kernel
-            rz = jax.nn.sigmoid(x_rz + product[..., :split])
-            r, z = jnp.split(rz, 2, axis=-1)
+            t = jnp.tanh(x + product)[..., :split]
+            r, z = jnp.split(0.5 * t + 0.5, 2, axis=-1)
             m = product[..., split:] + bias_hn
             n = jnp.tanh(x_n + r * m)
         h = where(on, z * h_before + (1 - z) * n, h_before)
-        return h, (rz, n, m, h)
+        return h, (t, n, m, h) if save else h
 
     return lax.scan(step, carry, (projected, again, on))
 
 
 def _save(recurrent_kernel, bias_hn, projected, carry, again, on):
-    last, saved = _forward(recurrent_kernel, bias_hn, projected, carry, again, on)
+    last, saved = _forward(recurrent_kernel, bias_hn, projected, carry, again, on, save=True)
     kept_for_later = (recurrent_kernel, bias_hn, carry, again, on, saved)
     return (last, where(on, saved[-1], 0)), kept_for_later
 
 
 def _gradient(saved, cotangent):
-    recurrent_kernel, bias_hn, h_0, again, on, (rz, n, m, h) = saved
+    recurrent_kernel, bias_hn, h_0, again, on, (t, n, m, h) = saved
     dh, d_outputs = cotangent
     split = 2 * recurrent_kernel.shape[0]
     W_rz, W_hh = recurrent_kernel[:, :split], recurrent_kernel[:, split:]
-    r, z = jnp.split(rz, 2, axis=-1)
+    t_r, t_z = jnp.split(t, 2, axis=-1)
+    r, z = 0.5 * t_r + 0.5, 0.5 * t_z + 0.5
     h_before = kept(again, previous(h_0, h))
     # dh_t / d(arguments of n and z); of r's, what multiplies the cotangent of r . (...).
     k_n = where(on, (1 - z) * (1 - n**2), 0)
-    k_z = where(on, (h_before - n) * z * (1 - z), 0)
+    k_z = where(on, (h_before - n) * (0.5 - 0.5 * t_z**2), 0)
     stay = where(on, z, 1)
     d_outputs = where(on, d_outputs, 0)
 
     if bias_hn is None:
-        k_r = where(on, h_before * r * (1 - r), 0)
+        k_r = where(on, h_before * (0.5 - 0.5 * t_r**2), 0)
         W_rz_T, W_hh_T = W_rz.T, W_hh.T
         reset = where(on, r, 0)
 
@@ -96,7 +98,7 @@ def _gradient(saved, cotangent):
         d_W_hh = jnp.einsum("tbh,tbg->hg", where(on, r * h_before, 0), d[..., split:])
         return jnp.concatenate([d_W_rz, d_W_hh], axis=1), None, d, d_carry, None, None
 
-    k_r = where(on, m * r * (1 - r), 0) * k_n
+    k_r = where(on, m * (0.5 - 0.5 * t_r**2), 0) * k_n
     coefficients = jnp.concatenate([k_r, k_z, k_n * where(on, r, 0)], axis=-1)
     transposed = recurrent_kernel.T
 

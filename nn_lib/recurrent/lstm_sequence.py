@@ -27,12 +27,12 @@ def lstm_sequence(recurrent_kernel, projected, carry, again, on):
     Returns:
       `((c, h), outputs [T, B, H])`.
     """
-    result, (_, _, h) = _forward(recurrent_kernel, projected, carry, again, on)
+    result, h = _forward(recurrent_kernel, projected, carry, again, on, save=False)
     return result, where(on, h, 0)
 
 
-def _forward(recurrent_kernel, projected, carry, again, on):
-    """The final carry, and (gates t, cell states c, states h) after every step."""
+def _forward(recurrent_kernel, projected, carry, again, on, *, save: bool):
+    """The final carry, and the states h of every step; to save, (gates t, cell states c, h)."""
 
     def step(carry, now):
         x, again, on = now
@@ -42,13 +42,13 @@ def _forward(recurrent_kernel, projected, carry, again, on):
         c = (0.5 * f + 0.5) * c_before + (0.5 * i + 0.5) * g
         h = (0.5 * o + 0.5) * jnp.tanh(c)
         c, h = where(on, c, c_before), where(on, h, h_before)
-        return (c, h), (t, c, h)
+        return (c, h), (t, c, h) if save else h
 
     return lax.scan(step, carry, (projected, again, on))
 
 
 def _save(recurrent_kernel, projected, carry, again, on):
-    result, (t, c, h) = _forward(recurrent_kernel, projected, carry, again, on)
+    result, (t, c, h) = _forward(recurrent_kernel, projected, carry, again, on, save=True)
     saved = (recurrent_kernel, carry, again, on, t, c, h)
     return (result, where(on, h, 0)), saved
 
