@@ -1,11 +1,13 @@
 """Cells against the lectures' vectors and their own equations."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from nn_lib.checks import UserError
+from nn_lib.layers.initializers import scaled_identity, scaled_orthogonal, symmetric_uniform
 from nn_lib.recurrent import (
     RNN,
     ConditionedVanillaCell,
@@ -233,3 +235,24 @@ def test_back_propagation_through_time_is_the_sum_of_the_lectures_terms(x64):
     np.testing.assert_allclose(states(w), [0.46211716, -0.12957373, 0.14530523], rtol=0, atol=1e-8)
     slopes = jax.jacobian(states)(w)[:, 0, 0]
     np.testing.assert_allclose(slopes, [0, 0.45435851, 0.22897433], rtol=0, atol=1e-8)
+
+
+def test_an_irnn_begins_by_copying_its_rectified_state(x64):
+    cell = VanillaCell(
+        3, activation=nn.relu, recurrent_kernel_init=scaled_identity, param_dtype=jnp.float64
+    )
+    start = jnp.array([[1.0, 0.5, 2.0]])
+    variables = RNN(cell).init(jax.random.key(0), jnp.zeros((1, 4, 2)))
+    carry, _ = RNN(cell).apply(variables, jnp.zeros((1, 4, 2)), initial_carry=start)
+    np.testing.assert_array_equal(carry, start)
+    symbols = to_equations(cell, {"params": variables["params"]["cell"]})
+    _, out = step(cell, {**symbols, "b_h": F((3,), 21)}, h, x)
+    close(out[0], np.maximum(symbols["W_hh"] @ h + symbols["W_xh"] @ x + F((3,), 21), 0))
+
+
+def test_scaled_initialisers_have_their_singular_values():
+    for init, scale in ((scaled_identity, 0.5), (scaled_orthogonal, 1.3)):
+        W = init(jax.random.key(0), (5, 5), jnp.float32, scale=scale)
+        np.testing.assert_allclose(np.linalg.svd(W)[1], scale, rtol=1e-5)
+    W = symmetric_uniform(jax.random.key(0), (100, 100), jnp.float32, bound=0.25)
+    assert -0.25 <= W.min() < -0.24 and 0.24 < W.max() <= 0.25

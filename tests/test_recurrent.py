@@ -108,6 +108,22 @@ def test_both_directions_see_the_right_end_of_each_sequence(x64):
     assert not outputs[0, 3:].any()
 
 
+def test_residuals_add_the_inputs_of_layers_of_one_width_where_the_mask_holds(x64):
+    layers = [RNN(CELLS["gru"](4)), RNN(CELLS["lstm"](4)), RNN(CELLS["gru"](3))]
+    stack = Stacked(layers, residual=True)
+    inputs = jax.random.normal(jax.random.key(0), (2, 5, 4))
+    mask = lengths_to_mask(jnp.array([5, 2]), 5)
+    variables = stack.init(jax.random.key(1), inputs)
+    _, outputs = stack.apply(variables, inputs, mask=mask)
+    below = inputs
+    for index, layer in enumerate(layers):
+        params = {"params": variables["params"][f"layers_{index}"]}
+        _, above = layer.apply(params, below, mask=mask)
+        below = above + below * mask[..., None] if index < 2 else above
+    np.testing.assert_allclose(outputs, below, rtol=1e-12)
+    assert not outputs[1, 2:].any()
+
+
 def test_the_learned_initial_carry_is_a_parameter_with_a_gradient():
     inputs = jnp.ones((2, 3, 3))
     layer = RNN(LSTMCell(4), learned_initial_carry=True)

@@ -10,3 +10,19 @@ def symmetric_uniform(key, shape, dtype=jnp.float32, *, bound: float = 1.0) -> j
     There the bound is `1 / sqrt(H)`.
     """
     return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def scaled_identity(key, shape, dtype=jnp.float32, *, scale: float = 1.0) -> jax.Array:
+    """`scale I`; 1 makes a rectifier network an IRNN, which begins by copying its state.
+
+    Le, Jaitly & Hinton 2015, "A simple way to initialize recurrent networks of rectified linear
+    units".
+    """
+    del key
+    rows, columns = shape
+    return scale * jnp.eye(rows, columns, dtype=dtype)
+
+
+def scaled_orthogonal(key, shape, dtype=jnp.float32, *, scale: float = 1.0) -> jax.Array:
+    """A random orthogonal matrix times `scale`: all singular values are `scale`."""
+    return jax.nn.initializers.orthogonal(scale)(key, shape, dtype)

@@ -13,10 +13,12 @@ class Stacked(nn.Module):
     Attributes:
       layers: `RNN`s, `Bidirectional`s, or anything with their signature.
       dropout: probability of dropping an activation between two layers.
+      residual: add its input to the output of every layer whose two widths agree.
     """
 
     layers: Sequence[nn.Module]
     dropout: float = 0.0
+    residual: bool = False
 
     @nn.compact
     def __call__(
@@ -36,7 +38,10 @@ class Stacked(nn.Module):
             if index:
                 outputs = nn.Dropout(self.dropout, deterministic=not train)(outputs)
             arguments = {"mask": mask, "reset": reset, "train": train}
-            carry, outputs = layer(outputs, initial_carry=carry, **arguments)
+            carry, above = layer(outputs, initial_carry=carry, **arguments)
+            if self.residual and above.shape == outputs.shape:
+                above = above + (outputs if mask is None else outputs * mask[..., None])
+            outputs = above
             carries.append(carry)
         return tuple(carries), outputs
 

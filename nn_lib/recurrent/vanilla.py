@@ -1,5 +1,7 @@
 """The vanilla (Elman) cell."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -10,8 +12,14 @@ from nn_lib.recurrent.vanilla_sequence import vanilla_sequence
 class VanillaCell(Cell):
     """`h_t = tanh(W_hh h_{t-1} + W_xh x_t + b_h)`; the carry and the output are `h [B, H]`.
 
+    Attributes:
+      activation: in place of tanh; the rectifier with an identity `recurrent_kernel_init` makes an
+        IRNN (Le et al. 2015).
+
     Elman, "Finding structure in time", 1990.
     """
+
+    activation: Callable = jnp.tanh
 
     @nn.compact
     def weights(self, input_features: int):
@@ -23,8 +31,13 @@ class VanillaCell(Cell):
 
     @nn.nowrap
     def step(self, w, carry, projected):
-        h = jnp.tanh(projected + carry @ w["recurrent_kernel"])
+        h = self.activation(projected + carry @ w["recurrent_kernel"])
         return h, h
+
+    @property
+    def written_out(self) -> bool:
+        """The gradient is written out for tanh."""
+        return self.activation is jnp.tanh
 
     @nn.nowrap
     def sequence(self, w, carry, projected, again, on):
