@@ -42,9 +42,24 @@ def test_flaxs_cells_run_in_our_driver_under_masks_and_resets(x64):
     np.testing.assert_allclose(carry[0], plain[0, 1], rtol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("name", "reverse"), [*((name, False) for name in CELLS), ("lstm", True), ("mut3", True)]
+# The variants of one equation, and the reversed ones, are left to the slow tests.
+VARIANTS = (
+    "lstm_peephole",
+    "lstm_layer_norm",
+    "lstm_coupled_peephole",
+    "lstm_1997",
+    "mut1",
+    "mut2",
 )
+PADDED = [
+    *((name, False) for name in CELLS if name not in VARIANTS),
+    ("lstm", True),
+    *(pytest.param(name, False, marks=pytest.mark.slow) for name in VARIANTS),
+    pytest.param("mut3", True, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("name", "reverse"), PADDED)
 def test_a_padded_batch_equals_the_loop_over_single_sequences(x64, name, reverse):
     lengths, width = jnp.array([5, 2, 0]), 5
     inputs = jax.random.normal(jax.random.key(0), (3, width, 4))

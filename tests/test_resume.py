@@ -117,7 +117,8 @@ def campaign(tmp_path, system, faults, seed):
     assert_same(outcome(tmp_path / "killed"), outcome(tmp_path / "whole"))
 
 
-@pytest.mark.parametrize("system", ["convnet", pytest.param("char_lm", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("system", SYSTEMS)
 def test_a_killed_run_ends_with_the_same_bits(tmp_path, system):
     faults = [kill_during_a_save, terminate, kill_between_steps]
     campaign(tmp_path, system, faults, seed=len(system))
