@@ -60,7 +60,7 @@ class Runner:
             while waiting or running:
                 self._watch([trial for trial, _ in running.values()])
                 while waiting and len(running) < self._jobs:
-                    trial = self._next(waiting, running)
+                    trial = self._next(waiting)
                     if trial is None:
                         break
                     running[trial.name] = trial, self._start(trial, steps)
@@ -78,7 +78,7 @@ class Runner:
             _stop([process for _, process in running.values()])
         return outcomes
 
-    def _next(self, waiting: list[Trial], running) -> Trial | None:
+    def _next(self, waiting: list[Trial]) -> Trial | None:
         """The next trial, passing over those that a process of a killed sweep still trains."""
         for trial in waiting:
             if not _is_locked(self._store.workdir(trial)):
