@@ -15,7 +15,7 @@ from absl import flags
 
 from experiments import command_line
 from nn_lib.checks import UserError, nearest
-from nn_lib.search import ledger, sweep
+from nn_lib.search import ledger
 from nn_lib.search.runner import Runner
 from nn_lib.search.trials import Store, Trial
 from nn_lib.train import workdir as files
@@ -45,7 +45,7 @@ def main() -> None:
     measured = ledger.read(RECORDS)
     commit, device = (clean_commit(), device_name()) if chosen else ("", "")
     failures = 0
-    with sweep.locked(Path(RUNS.value)), stop_on_signals() as stop:
+    with files.locked(Path(RUNS.value)), stop_on_signals() as stop:
         try:
             for number, row in enumerate(chosen, 1):
                 print(f"{number} of {len(chosen)}: {row.name}", file=sys.stderr, flush=True)

@@ -29,6 +29,7 @@ class Runner:
         as this process lives, so that it can end with it.
       jobs: processes at once.
       watch: called a few times a second with the trials that run now.
+      environment: variables of the processes, beside this one's.
     """
 
     def __init__(

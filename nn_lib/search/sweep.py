@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 
 from nn_lib.checks import UserError
@@ -144,32 +143,9 @@ def claim(folder: Path, plan: Plan) -> Iterator[Store]:
         raise UserError(
             f"{str(folder)!r} holds other files and no {PLAN}; choose a new or an empty --workdir"
         )
-    with locked(folder):
+    with files.locked(folder):
         files.write_atomically(file, json.dumps(now, indent=2))
         yield Store(folder)
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keeps the folder, made where there is none, from other processes.
-
-    Raises:
-      UserError: it cannot be written, or another process has it.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / ".lock", blocking=False)
-        lock.acquire()
-    except filelock.Timeout as error:
-        raise UserError(f"another process works in {str(folder)!r}; let it end first") from error
-    except OSError as error:
-        raise UserError(
-            f"cannot write {str(folder)!r}: {error.strerror or error}; choose another --workdir"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def run(plan: Plan, store: Store, runner: Runner) -> list[Row]:

@@ -62,21 +62,32 @@ def claim(workdir: str | Path, experiment: Experiment, facts: DataFacts) -> Iter
     encoded = codec.encode(experiment)
     _check_progress(path, experiment.num_steps)
     _check_vacant_or_same(path, encoded, facts)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(path / ".lock", blocking=False)
-        lock.acquire()
-    except filelock.Timeout as error:
-        raise UserError(f"{LOCKED} {str(path)!r}; let it end first") from error
-    except OSError as error:
-        raise UserError(
-            f"cannot write the work directory {str(path)!r}: {error.strerror or error}; choose "
-            "another --workdir"
-        ) from error
-    try:
+    with locked(path, LOCKED):
         write_atomically(path / DATA, json.dumps(facts.to_json(), ensure_ascii=False))
         write_atomically(path / CONFIG, json.dumps(encoded, indent=2))
         yield path
+
+
+@contextlib.contextmanager
+def locked(folder: Path, busy: str = "another process works in") -> Iterator[None]:
+    """Keeps the folder, made where there is none, from other processes.
+
+    Raises:
+      UserError: it cannot be written, or another process has it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / ".lock", blocking=False)
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise UserError(f"{busy} {str(folder)!r}; let it end first") from error
+    except OSError as error:
+        raise UserError(
+            f"cannot write the work directory {str(folder)!r}: {error.strerror or error}; choose "
+            "another --workdir"
+        ) from error
+    try:
+        yield
     finally:
         lock.release()
 
