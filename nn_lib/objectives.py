@@ -12,11 +12,11 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from nn_lib import losses, metrics
 from nn_lib.checks import UserError, check_choice
+from nn_lib.recurrent.truncated import read_window
 
 
 def classify(model, variables, batch, rngs, carry, train: bool, *, top: int = 0):
@@ -120,18 +120,32 @@ def next_token(model, variables, batch, rngs, carry, train: bool):
     """Mean cross-entropy in nats of each token given those before it; the carry goes on.
 
     Args:
-      batch: `inputs int[B, T]`, `targets int[B, T]` (the inputs one step later),
+      batch: `inputs int[B, T]`, `targets int[B, k1]` (the last inputs one step later),
         `reset bool[B, T]` (the state starts anew before that step), `mask bool[B, T]`.
 
     The gradient stops at the window's left border, so that training over consecutive windows is
-    truncated back-propagation through time. The metrics are `loss` (nats), `bits_per_character`,
+    truncated back-propagation through time, TBPTT(k1, T): where `T > k1`, the steps without targets
+    are those of the window before. The metrics are `loss` (nats), `bits_per_character`,
     `perplexity` and `accuracy`.
     """
-    carry = jax.lax.stop_gradient(carry)
-    (logits, carry), model_state = _apply(
-        model, variables, rngs, train, batch["inputs"], carry=carry, reset=batch["reset"]
-    )
     targets, mask = batch["targets"], batch["mask"]
+    overlap = mask.shape[1] - targets.shape[1]
+    model_state = {}
+
+    def apply(inputs, **arguments):
+        nonlocal model_state
+        result, model_state = _apply(model, variables, rngs, train, inputs, **arguments)
+        return result
+
+    logits, carry, _ = read_window(
+        apply,
+        batch["inputs"],
+        carry,
+        advance=targets.shape[1],
+        reset=batch["reset"],
+        mask=mask if overlap else None,
+    )
+    logits, mask = logits[:, overlap:], mask[:, overlap:]
     total, count = metrics.masked_sum(losses.cross_entropy(logits, targets), mask)
     measured = {
         "loss": (total, count),

@@ -490,7 +490,13 @@ def test_a_mistake_of_the_recipe_is_named_before_anything_is_written(tmp_path, f
 def test_a_regression_is_selected_and_reported_by_its_own_metrics(tmp_path):
     data = DataConfig(name="wave")
     experiment = small(
-        data=data, objective=regress, model=MLP(hidden=(16,)), num_steps=200, select_by="r2"
+        data=data,
+        objective=regress,
+        model=MLP(hidden=(16,)),
+        num_steps=200,
+        eval_every=100,
+        checkpoint_every=0,
+        select_by="r2",
     )
     summary = fit(experiment, tmp_path, quiet=True)
     assert set(summary["test"]) == {"loss", "mean_absolute_error", "r2"}
@@ -514,6 +520,8 @@ def test_two_classes_may_be_told_apart_by_one_logit(tmp_path):
         objective=detect,
         model=MLP(hidden=(16,), num_classes=1),
         num_steps=300,
+        eval_every=0,
+        checkpoint_every=0,
         select_by="exact",
     )
     summary = fit(experiment, tmp_path, quiet=True)

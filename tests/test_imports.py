@@ -15,13 +15,15 @@ ARROWS = {
     "nn_lib.models": {"nn_lib.checks", "nn_lib.layers", "nn_lib.recurrent", "nn_lib.decoding"},
     "nn_lib.losses": {"nn_lib.checks"},
     "nn_lib.metrics": {"nn_lib.checks"},
-    "nn_lib.objectives": {"nn_lib.checks", "nn_lib.losses", "nn_lib.metrics"},
+    "nn_lib.objectives": {"nn_lib.checks", "nn_lib.losses", "nn_lib.metrics", "nn_lib.recurrent"},
     "nn_lib.decoding": {"nn_lib.checks"},
     "nn_lib.optim": {"nn_lib.checks"},
     "nn_lib.data": {"nn_lib.checks"},
     "nn_lib.train": {"nn_lib.checks", "nn_lib.data", "nn_lib.optim", "nn_lib.metrics"},
     "nn_lib.search": {"nn_lib.checks", "nn_lib.train"},
     "nn_lib.classic": {"nn_lib.checks"},
+    "nn_lib.analysis": {"nn_lib.checks", "nn_lib.models", "nn_lib.recurrent", "nn_lib.layers"},
+    "nn_lib.interop": {"nn_lib.checks", "nn_lib.models", "nn_lib.recurrent", "nn_lib.layers"},
 }
 LIBRARY = set(ARROWS) | {"nn_lib"}
 ARROWS["nn_lib"] = set()

@@ -1,5 +1,6 @@
 """What holds for every module of the table."""
 
+import functools
 import inspect
 
 import jax
@@ -12,6 +13,13 @@ import nn_lib.models
 import nn_lib.recurrent
 from nn_lib.train import codec
 from tests.module_table import KEY, MODULES
+
+
+@functools.cache
+def variables_of(name):
+    module, inputs = MODULES[name]
+    return jax.jit(module.init)(KEY, inputs)
+
 
 every_module = pytest.mark.parametrize("name", MODULES)
 
@@ -43,14 +51,14 @@ def classes_in(encoded):
 def test_it_survives_the_codec_with_the_same_parameters(name):
     module, inputs = MODULES[name]
     copy = codec.decode(codec.encode(module))
-    ours, theirs = module.init(KEY, inputs), copy.init(KEY, inputs)
-    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    theirs = jax.jit(copy.init)(KEY, inputs)
+    jax.tree.map(np.testing.assert_array_equal, variables_of(name), theirs)
 
 
 @every_module
 def test_jit_changes_nothing_and_one_trace_serves_many_calls(name):
     module, inputs = MODULES[name]
-    variables = module.init(KEY, inputs)
+    variables = variables_of(name)
     traces = []
 
     @jax.jit
@@ -67,23 +75,24 @@ def test_jit_changes_nothing_and_one_trace_serves_many_calls(name):
 @every_module
 def test_an_example_does_not_depend_on_its_neighbours(name):
     module, inputs = MODULES[name]
-    variables = module.init(KEY, inputs)
-    together = outputs_of(module.apply(variables, inputs))
-    alone = outputs_of(module.apply(variables, inputs[1:2]))
+    apply = jax.jit(lambda inputs: outputs_of(module.apply(variables_of(name), inputs)))
+    together, alone = apply(inputs), apply(inputs[1:2])
     np.testing.assert_allclose(together[1:2], alone, rtol=1e-4, atol=1e-5)
 
 
 @every_module
 def test_every_parameter_has_a_finite_gradient_that_is_not_zero(name):
     module, inputs = MODULES[name]
-    variables = module.init(KEY, inputs)
+    variables = variables_of(name)
     rest = {k: v for k, v in variables.items() if k != "params"}
-    weight = jax.random.normal(KEY, outputs_of(module.apply(variables, inputs)).shape)
 
-    def loss(params):
-        return (outputs_of(module.apply({"params": params, **rest}, inputs)) * weight).sum()
+    @jax.jit
+    @jax.grad
+    def gradient(params):
+        outputs = outputs_of(module.apply({"params": params, **rest}, inputs))
+        return (outputs * jax.random.normal(KEY, outputs.shape)).sum()
 
-    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.grad(loss)(variables["params"])):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient(variables["params"])):
         where = jax.tree_util.keystr(path)
         without_condition = "condition_kernel" in where  # the default condition is zero
         assert jnp.isfinite(leaf).all(), where

@@ -22,9 +22,10 @@ from tests.cells import CELLS
 @pytest.mark.parametrize("name", CELLS)
 def test_our_driver_equals_flaxs_driver(x64, name):
     inputs = jax.random.normal(jax.random.key(0), (2, 5, 4))
-    variables = RNN(CELLS[name](4)).init(jax.random.key(1), inputs)
-    carry, outputs = RNN(CELLS[name](4)).apply(variables, inputs)
-    their_carry, theirs = nn.RNN(CELLS[name](4), return_carry=True).apply(variables, inputs)
+    layer, twin = RNN(CELLS[name](4)), nn.RNN(CELLS[name](4), return_carry=True)
+    variables = jax.jit(layer.init)(jax.random.key(1), inputs)
+    carry, outputs = jax.jit(layer.apply)(variables, inputs)
+    their_carry, theirs = jax.jit(twin.apply)(variables, inputs)
     np.testing.assert_allclose(outputs, theirs, rtol=1e-12)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), carry, their_carry)
 
@@ -64,7 +65,7 @@ def test_a_padded_batch_equals_the_loop_over_single_sequences(x64, name, reverse
     lengths, width = jnp.array([5, 2, 0]), 5
     inputs = jax.random.normal(jax.random.key(0), (3, width, 4))
     layer = RNN(CELLS[name](4), reverse=reverse)
-    variables = layer.init(jax.random.key(1), inputs)
+    variables = jax.jit(layer.init)(jax.random.key(1), inputs)
     weight = jax.random.normal(jax.random.key(2), (3, width, 4))
 
     def padded(variables):
@@ -78,8 +79,8 @@ def test_a_padded_batch_equals_the_loop_over_single_sequences(x64, name, reverse
             total += (outputs[0] * weight[row, :length]).sum()
         return total
 
-    value, gradient = jax.value_and_grad(padded)(variables)
-    expected, expected_gradient = jax.value_and_grad(looped)(variables)
+    value, gradient = jax.jit(jax.value_and_grad(padded))(variables)
+    expected, expected_gradient = jax.jit(jax.value_and_grad(looped))(variables)
     np.testing.assert_allclose(value, expected, rtol=1e-12)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12),
@@ -92,11 +93,12 @@ def test_a_padded_batch_equals_the_loop_over_single_sequences(x64, name, reverse
 def test_a_reset_begins_a_new_sequence(x64, name):
     inputs = jax.random.normal(jax.random.key(0), (2, 6, 4))
     layer = RNN(CELLS[name](4))
-    variables = layer.init(jax.random.key(1), inputs)
+    variables = jax.jit(layer.init)(jax.random.key(1), inputs)
     reset = jnp.zeros((2, 6), bool).at[0, 4].set(True)
-    _, outputs = layer.apply(variables, inputs, reset=reset)
-    _, plain = layer.apply(variables, inputs)
-    _, tail = layer.apply(variables, inputs[:, 4:])
+    apply = jax.jit(layer.apply)
+    _, outputs = apply(variables, inputs, reset=reset)
+    _, plain = apply(variables, inputs, reset=jnp.zeros_like(reset))
+    _, tail = apply(variables, inputs[:, 4:])
     np.testing.assert_allclose(outputs[1], plain[1], rtol=1e-12)
     np.testing.assert_allclose(outputs[0, :4], plain[0, :4], rtol=1e-12)
     np.testing.assert_allclose(outputs[0, 4:], tail[0], rtol=1e-12)
@@ -105,7 +107,7 @@ def test_a_reset_begins_a_new_sequence(x64, name):
 def test_two_windows_with_carried_state_are_one_long_window(x64):
     inputs = jax.random.normal(jax.random.key(0), (2, 6, 3))
     layer = Stacked([RNN(CELLS["lstm"](4)), RNN(CELLS["gru"](5))])
-    variables = layer.init(jax.random.key(1), inputs)
+    variables = jax.jit(layer.init)(jax.random.key(1), inputs)
     _, whole = layer.apply(variables, inputs)
     carry, first = layer.apply(variables, inputs[:, :4])
     _, second = layer.apply(variables, inputs[:, 4:], initial_carry=carry)
@@ -115,7 +117,7 @@ def test_two_windows_with_carried_state_are_one_long_window(x64):
 def test_both_directions_see_the_right_end_of_each_sequence(x64):
     inputs = jax.random.normal(jax.random.key(0), (2, 5, 3))
     layer = Bidirectional(RNN(CELLS["gru"](4)), RNN(CELLS["gru"](4), reverse=True))
-    variables = layer.init(jax.random.key(1), inputs)
+    variables = jax.jit(layer.init)(jax.random.key(1), inputs)
     mask = lengths_to_mask(jnp.array([3, 5]), 5)
     _, outputs = layer.apply(variables, inputs, mask=mask)
     _, alone = layer.apply(variables, inputs[:1, :3])
@@ -152,7 +154,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters(name):
     inputs = jax.random.normal(jax.random.key(0), (2, 5, 4))
     cell = CELLS[name](4).clone(param_dtype=jnp.float32)
     layer = RNN(cell.clone(dtype=jnp.bfloat16))
-    variables = layer.init(jax.random.key(1), inputs)
+    variables = jax.jit(layer.init)(jax.random.key(1), inputs)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
     carry, outputs = layer.apply(variables, inputs)
     assert {leaf.dtype for leaf in jax.tree.leaves((carry, outputs))} == {jnp.dtype(jnp.bfloat16)}

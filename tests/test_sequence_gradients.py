@@ -33,7 +33,7 @@ def case(name, flags, **fields):
     flags = {k: jax.random.bernoulli(next(keys), p, (3, 7)) for k, p in FLAGS[flags].items()}
     if "mask" in flags:
         flags["mask"] = flags["mask"].at[1].set(False)  # a row that is masked throughout
-    variables = layer.init(next(keys), inputs)
+    variables = jax.jit(layer.init)(next(keys), inputs)
     weights = jax.random.normal(next(keys), (3, 7, 4)), jax.random.normal(next(keys), (3, 4))
 
     def loss(layer, variables, inputs, carry):
@@ -46,6 +46,11 @@ def case(name, flags, **fields):
     return layer, variables, inputs, carry, loss
 
 
+def gradients(loss, layer, arguments):
+    """The loss, and its gradient of the variables, the inputs and the initial carry."""
+    return jax.jit(jax.value_and_grad(functools.partial(loss, layer), (0, 1, 2)))(*arguments)
+
+
 @pytest.mark.parametrize(
     ("flags", "reverse"),
     [("plain", False), ("plain", True), ("reset", False), ("mask", False), ("mask_reset", True)],
@@ -54,8 +59,8 @@ def case(name, flags, **fields):
 def test_a_written_out_gradient_is_that_of_the_generic_scan(x64, name, flags, reverse):
     layer, *arguments, loss = case(name, flags, reverse=reverse)
     generic = layer.clone(custom_gradient=False)
-    ours = jax.value_and_grad(functools.partial(loss, layer), (0, 1, 2))(*arguments)
-    expected = jax.value_and_grad(functools.partial(loss, generic), (0, 1, 2))(*arguments)
+    ours = gradients(loss, layer, arguments)
+    expected = gradients(loss, generic, arguments)
     check = functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-12)
     jax.tree.map(check, ours, expected)
 
@@ -74,11 +79,13 @@ def test_second_derivatives_and_forward_mode_go_through_the_switch(x64, name):
     def ahead(variables):
         return loss(generic, variables, inputs, carry)
 
-    double = [jax.grad(functools.partial(slope, each))(variables) for each in (layer, generic)]
+    double = [
+        jax.jit(jax.grad(functools.partial(slope, each)))(variables) for each in (layer, generic)
+    ]
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), double[0], double[1]
     )
-    _, forward = jax.jvp(ahead, (variables,), (direction,))
+    _, forward = jax.jit(functools.partial(jax.jvp, ahead))((variables,), (direction,))
     np.testing.assert_allclose(forward, slope(layer, variables), rtol=1e-10)
 
 
@@ -94,8 +101,8 @@ def test_a_gradient_is_that_of_finite_differences(x64, name):
 def test_chunks_change_memory_and_nothing_else(x64, name, chunk):
     layer, *arguments, loss = case(name, "mask_reset", reverse=True)
     chunked = layer.clone(chunk=chunk)
-    ours = jax.value_and_grad(functools.partial(loss, chunked), (0, 1, 2))(*arguments)
-    expected = jax.value_and_grad(functools.partial(loss, layer), (0, 1, 2))(*arguments)
+    ours = gradients(loss, chunked, arguments)
+    expected = gradients(loss, layer, arguments)
     check = functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-12)
     jax.tree.map(check, ours, expected)
 

@@ -44,7 +44,7 @@ def training_batches(
     if isinstance(split, Corpus):
         if not batch_size:
             raise UserError("batch_size 0 has no meaning for text; set the number of streams")
-        return CorpusBatches(split, batch_size, data.sequence_length, process)
+        return CorpusBatches(split, batch_size, data.sequence_length, data.overlap, process)
     size = batch_size or len(split)
     if size > len(split):
         raise UserError(
@@ -79,6 +79,9 @@ class CorpusBatches:
 
     When the streams are used up they start over, with `reset` true at the first character. The
     few characters that do not fill a last window are left out.
+
+    With an overlap, a window begins so many characters earlier, and only the later ones have
+    targets; what would lie before the stream is masked.
     """
 
     continuous = True
@@ -88,9 +91,10 @@ class CorpusBatches:
         corpus: Corpus,
         batch_size: int,
         sequence_length: int,
+        overlap: int = 0,
         process: tuple[int, int] = (0, 1),
     ):
-        self.batch_size, self.length = batch_size, sequence_length
+        self.batch_size, self.length, self.overlap = batch_size, sequence_length, overlap
         stream = len(corpus) // batch_size
         self.windows = (stream - 1) // sequence_length
         if self.windows < 1:
@@ -99,21 +103,19 @@ class CorpusBatches:
                 f"sequences of {sequence_length} + 1; use a smaller batch_size or "
                 "data.sequence_length"
             )
-        rows = corpus.tokens[: batch_size * stream].reshape(batch_size, stream)
-        self.rows = rows[_part(batch_size, process)]
+        self.corpus = corpus
+        self.starts = _part(batch_size, process)[:, None] * stream
 
     def at(self, step: int) -> Batch:
-        """`inputs`, `targets` `int[b, T]`, `reset`, `mask` `bool[b, T]`."""
-        window = step % self.windows
-        start, stop = window * self.length, (window + 1) * self.length
-        inputs, targets = self.rows[:, start:stop], self.rows[:, start + 1 : stop + 1]
-        reset = np.zeros(inputs.shape, bool)
-        reset[:, 0] = window == 0
+        """`targets` `int[b, T]`; `inputs` `int`, `reset`, `mask` `bool`, `[b, overlap + T]`."""
+        start = step % self.windows * self.length
+        offsets = np.arange(start - self.overlap, start + self.length)
+        at = self.starts + np.maximum(offsets, 0)
         return {
-            "inputs": inputs,
-            "targets": targets,
-            "reset": reset,
-            "mask": np.ones(inputs.shape, bool),
+            "inputs": self.corpus.tokens[at],
+            "targets": self.corpus.tokens[at[:, self.overlap :] + 1],
+            "reset": (offsets == 0) | ((offsets > 0) & self.corpus.begins(at)),
+            "mask": np.broadcast_to(offsets >= 0, at.shape),
         }
 
 
@@ -174,11 +176,9 @@ def _corpus_evaluation(corpus: Corpus, batch_size: int, length: int, process) ->
         at = positions + offset
         mask = (at < pairs) & (offset < stream)
         at = np.where(mask, at, 0)
-        reset = np.zeros(at.shape, bool)
-        reset[:, 0] = start == 0
         yield {
             "inputs": corpus.tokens[at],
             "targets": corpus.tokens[at + 1],
-            "reset": reset,
+            "reset": (offset == 0) | (mask & corpus.begins(at)),
             "mask": mask,
         }

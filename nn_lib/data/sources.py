@@ -33,7 +33,12 @@ class DataConfig:
       validation_split: likewise; '' means none.
       test_split: likewise, None where the data set has none; only the final evaluation reads its
         examples (of a text, its characters are in the vocabulary).
-      sequence_length: T of the windows that a character corpus is read in.
+      sequence_length: T of the windows that a character corpus is read in: k1 of truncated
+        back-propagation.
+      overlap: characters before a training window that are read with it again, so that its losses
+        reach further back: k2 = overlap + sequence_length.
+      document_end: the character after which a text's next document begins, with the initial
+        state; '' makes it one document.
       derive: `batch -> batch` inside jit, in training and evaluation; adds targets that are
         computed from the rest, before `prepare`.
       prepare: `inputs -> inputs` on whole batches inside jit, in training and evaluation.
@@ -50,6 +55,8 @@ class DataConfig:
     validation_split: str | None = None
     test_split: str | None = None
     sequence_length: int = 100
+    overlap: int = 0
+    document_end: str = ""
     derive: Callable | None = None
     prepare: Callable | None = None
     augment: Callable | None = None
@@ -78,6 +85,7 @@ class DataSet:
       class_names: of the labels, where there are labels.
       vocabulary: of a character corpus.
       sequence_length: of a character corpus, else 0.
+      overlap: of its training windows.
     """
 
     name: str
@@ -86,6 +94,7 @@ class DataSet:
     class_names: tuple[str, ...] | None = None
     vocabulary: Vocabulary | None = None
     sequence_length: int = 0
+    overlap: int = 0
     _read: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     def split(self, name: str):
@@ -148,24 +157,45 @@ def _text_data_set(config: DataConfig, texts: dict[str, str]) -> DataSet:
                 "a split needs two or more: use a longer text or other splits"
             )
     vocabulary = Vocabulary.of("".join(texts.values()))
-    encoded = {split: Corpus(vocabulary.encode(text)) for split, text in texts.items()}
+    end = _document_end(config, vocabulary)
+    encoded = {split: Corpus(vocabulary.encode(text), end) for split, text in texts.items()}
     return DataSet(
         name=config.path or config.name,
         readers={split: functools.partial(encoded.__getitem__, split) for split in encoded},
         sizes={"vocab_size": len(vocabulary)},
         vocabulary=vocabulary,
         sequence_length=config.sequence_length,
+        overlap=config.overlap,
     )
+
+
+def _document_end(config: DataConfig, vocabulary: Vocabulary) -> int | None:
+    if not config.document_end:
+        return None
+    if len(config.document_end) != 1 or config.document_end not in vocabulary.characters:
+        raise UserError(
+            "data.document_end expects one character that occurs in the text, got "
+            f"{config.document_end!r}"
+        )
+    return int(vocabulary.encode(config.document_end)[0])
 
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """A text as token numbers, `int32[N]`."""
+    """A text as token numbers, `int32[N]`; after every token `document_end` a new document."""
 
     tokens: np.ndarray
+    document_end: int | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def begins(self, positions: np.ndarray) -> np.ndarray:
+        """`bool`, where a document begins."""
+        first = positions == 0
+        if self.document_end is None:
+            return first
+        return first | (self.tokens[positions - 1] == self.document_end)
 
     def fingerprint(self) -> int:
         return zlib.crc32(self.tokens.tobytes())

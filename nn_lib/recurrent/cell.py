@@ -43,6 +43,16 @@ class Cell(nn.RNNCellBase):
     def step(self, w, carry, projected: jax.Array):
         raise NotImplementedError  # every cell has its own
 
+    @nn.nowrap
+    def exposed(self, carry) -> jax.Array:
+        """The part of the carry that is the output."""
+        return carry
+
+    @nn.nowrap
+    def seen(self, w, h: jax.Array) -> jax.Array:
+        """h as the recurrent products see it: under the driver's `state_dropout`, if any."""
+        return h * w["state_noise"] if "state_noise" in w else h
+
     # Optional: `(w, carry, projected [T, B, ...], again, on) -> (carry, outputs)`, all steps at
     # once with a gradient of its own. `again` and `on` are `bool[T, B, 1]` or None: the state
     # returns to zero before the step; the step counts. `written_out` says whether it is to be used.
@@ -97,6 +107,13 @@ class Cell(nn.RNNCellBase):
         recurrent = self.param("recurrent_kernel", by_block, (rows, count * h), dtype)
         bias = self.param("bias", bias_init or self.bias_init, (width,), dtype)
         return self.cast({"kernel": kernel, "recurrent_kernel": recurrent, "bias": bias})
+
+    @nn.nowrap
+    def initial_carry(self, w, x: jax.Array):
+        """The zero carry for inputs `x [B, F]` in the dtype that the steps compute in."""
+        dtype = self.dtype or jnp.promote_types(jax.tree.leaves(w)[0].dtype, x.dtype)
+        carry = self.initialize_carry(jax.random.key(0), x.shape)
+        return jax.tree.map(lambda leaf: leaf.astype(dtype), carry)
 
     @nn.nowrap
     def cast(self, tree):

@@ -41,8 +41,14 @@ class ConditionedVanillaCell(Cell):
     @nn.nowrap
     def step(self, w, carry, projected):
         h, v = carry
-        h = jnp.tanh(projected + h @ w["recurrent_kernel"] + v @ w["condition_kernel"])
+        h = jnp.tanh(
+            projected + self.seen(w, h) @ w["recurrent_kernel"] + v @ w["condition_kernel"]
+        )
         return (h, jnp.zeros_like(v) if self.first_step_only else v), h
+
+    @nn.nowrap
+    def exposed(self, carry):
+        return carry[0]
 
     @nn.nowrap
     def initialize_carry(self, rng, input_shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:

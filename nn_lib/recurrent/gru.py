@@ -54,11 +54,12 @@ class GRUCell(Cell):
         h, split = carry, 2 * self.features
         W_rz, W_hh = w["recurrent_kernel"][:, :split], w["recurrent_kernel"][:, split:]
         x_rz, x_n = projected[..., :split], projected[..., split:]
-        r, z = jnp.split(jax.nn.sigmoid(x_rz + h @ W_rz), 2, axis=-1)
+        seen = self.seen(w, h)
+        r, z = jnp.split(jax.nn.sigmoid(x_rz + seen @ W_rz), 2, axis=-1)
         if self.reset_after:
-            n = jnp.tanh(x_n + r * (h @ W_hh + w["bias_hn"]))
+            n = jnp.tanh(x_n + r * (seen @ W_hh + w["bias_hn"]))
         else:
-            n = jnp.tanh(x_n + (r * h) @ W_hh)
+            n = jnp.tanh(x_n + (r * seen) @ W_hh)
         h = z * h + (1 - z) * n
         return h, h
 

@@ -57,7 +57,7 @@ class RecurrentHighwayCell(Cell):
     def step(self, w, carry, projected):
         s = carry
         for R, b in zip(w["recurrent_kernel"], w["bias"]):
-            u, g = jnp.split(projected + s @ R + b, 2, axis=-1)
+            u, g = jnp.split(projected + self.seen(w, s) @ R + b, 2, axis=-1)
             g = jax.nn.sigmoid(g)
             s = jnp.tanh(u) * g + s * (1 - g)
             projected = 0.0

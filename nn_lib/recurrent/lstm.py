@@ -79,7 +79,7 @@ class LSTMCell(Cell):
     @nn.nowrap
     def step(self, w, carry, projected):
         c, h = carry
-        product = h @ w["recurrent_kernel"]
+        product = self.seen(w, h) @ w["recurrent_kernel"]
         if self.layer_norm:
             product = _standardize(product) * w["scale_h"]
         blocks = GATES[self.gates]
@@ -109,6 +109,10 @@ class LSTMCell(Cell):
         halves = jnp.array([0.5, 0.5, 0.5, 1.0], projected.dtype)
         half = jnp.repeat(halves, self.features)
         return lstm_sequence(w["recurrent_kernel"] * half, projected * half, carry, again, on)
+
+    @nn.nowrap
+    def exposed(self, carry):
+        return carry[1]
 
     @nn.nowrap
     def initialize_carry(self, rng, input_shape):

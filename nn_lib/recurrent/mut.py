@@ -35,11 +35,11 @@ class MUT1Cell(Cell):
 
     @nn.nowrap
     def step(self, w, carry, projected):
-        h = carry
+        h, seen = carry, self.seen(w, carry)
         x_r, x_z, x_u = jnp.split(projected, 3, axis=-1)
         W_hr, W_hh = jnp.split(w["recurrent_kernel"], 2, axis=-1)
-        r = jax.nn.sigmoid(x_r + h @ W_hr)
-        return _mix(h, jax.nn.sigmoid(x_z), jnp.tanh((r * h) @ W_hh + x_u))
+        r = jax.nn.sigmoid(x_r + seen @ W_hr)
+        return _mix(h, jax.nn.sigmoid(x_z), jnp.tanh((r * seen) @ W_hh + x_u))
 
 
 class MUT2Cell(Cell):
@@ -65,7 +65,8 @@ class MUT2Cell(Cell):
 
     @nn.nowrap
     def step(self, w, carry, projected):
-        return _gated(w, carry, carry, projected)
+        seen = self.seen(w, carry)
+        return _gated(w, carry, seen, seen, projected)
 
 
 class MUT3Cell(Cell):
@@ -90,16 +91,17 @@ class MUT3Cell(Cell):
 
     @nn.nowrap
     def step(self, w, carry, projected):
-        return _gated(w, carry, jnp.tanh(carry), projected)
+        seen = self.seen(w, carry)
+        return _gated(w, carry, seen, jnp.tanh(seen), projected)
 
 
-def _gated(w, h, h_z, projected):
-    """What MUT2 and MUT3 share: the gate z reads `h_z`."""
+def _gated(w, h, seen, seen_by_z, projected):
+    """What MUT2 and MUT3 share: the gate z reads `seen_by_z`, the other products `seen`."""
     x_r, x_z, x_u = jnp.split(projected, 3, axis=-1)
     W_hr, W_hz, W_hh = jnp.split(w["recurrent_kernel"], 3, axis=-1)
-    z = jax.nn.sigmoid(x_z + h_z @ W_hz)
-    r = jax.nn.sigmoid(x_r + h @ W_hr)
-    return _mix(h, z, jnp.tanh((r * h) @ W_hh + x_u))
+    z = jax.nn.sigmoid(x_z + seen_by_z @ W_hz)
+    r = jax.nn.sigmoid(x_r + seen @ W_hr)
+    return _mix(h, z, jnp.tanh((r * seen) @ W_hh + x_u))
 
 
 def _mix(h, z, u):

@@ -34,13 +34,17 @@ class NASCell(Cell):
     def step(self, w, carry, projected):
         c, m = carry
         a = jnp.split(projected, 8, axis=-1)
-        q = jnp.split(m @ w["recurrent_kernel"] + w["bias"], 8, axis=-1)
+        q = jnp.split(self.seen(w, m) @ w["recurrent_kernel"] + w["bias"], 8, axis=-1)
         s0, s1, s2, _, s4, s5, s6, s7 = (x + y for x, y in zip(a, q))
         sigma, tanh, relu = jax.nn.sigmoid, jnp.tanh, jax.nn.relu
         c = tanh(tanh(sigma(s0) * relu(s1)) + c) * tanh(sigma(s2) + relu(a[3] * q[3]))
         output = tanh(tanh(s4) * sigma(s5)) + sigma(tanh(s6) + sigma(s7))
         m = tanh(c * tanh(output))
         return (c, m), m
+
+    @nn.nowrap
+    def exposed(self, carry):
+        return carry[1]
 
     @nn.nowrap
     def initialize_carry(self, rng, input_shape):

@@ -3,12 +3,15 @@
 Outside, sequences are `[B, T, F]`; only this file sees time first.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from nn_lib.checks import UserError, check_rank
+from nn_lib.recurrent import noise
 from nn_lib.recurrent.cell import Cell
 
 
@@ -32,6 +35,18 @@ class RNN(nn.Module):
         pass; 0 keeps everything.
       custom_gradient: use a cell's written-out gradient where it has one. Forward-mode
         differentiation (`jax.jvp`, `jax.jacfwd`) needs False: the generic scan has both modes.
+      input_dropout: probability of dropping an input feature from a whole sequence, in training.
+      state_dropout: likewise a unit of h, in the recurrent products alone.
+      output_dropout: likewise a unit of the outputs.
+      zoneout: probability that a unit keeps its old value in a step; a tuple has one for every
+        array of the carry, an LSTM's `(c, h)` for example. In evaluation their mean is taken.
+
+    The three dropouts are variational (Gal & Ghahramani 2016, "A theoretically grounded application
+    of dropout in recurrent neural networks"): one draw serves all steps. Noise is of the stream
+    `dropout`.
+
+    An analysis may add to the states: a collection `perturbations` with `carry`, the tree of the
+    carry with leaves `[B, T, ...]`, is added to the state after every step.
     """
 
     cell: nn.RNNCellBase
@@ -39,6 +54,10 @@ class RNN(nn.Module):
     learned_initial_carry: bool = False
     chunk: int = 0
     custom_gradient: bool = True
+    input_dropout: float = 0.0
+    state_dropout: float = 0.0
+    output_dropout: float = 0.0
+    zoneout: float | tuple[float, ...] = 0.0
 
     @nn.compact
     def __call__(
@@ -58,48 +77,81 @@ class RNN(nn.Module):
             zero.
           reset: `bool[B, T]`; the state returns to its initial value before that step.
           initial_carry: the state before the first step; None means zero or the learned one.
-          train: no difference here; every sequence layer has it.
+          train: whether there is noise.
 
         Raises:
           UserError: inputs that are not floating-point `[B, T, F]` with a step at least, a mask or
-            reset that is not `bool[B, T]`, a carry that is not the cell's.
+            reset that is not `bool[B, T]`, a carry that is not the cell's, a rate that is not a
+            probability, an option that needs one of our cells.
         """
+        for name in ("input_dropout", "state_dropout", "output_dropout"):
+            noise.check_rate(name, getattr(self, name))
         _check_inputs(inputs)
         _check_flags("mask", mask, inputs)
         _check_flags("reset", reset, inputs)
         fresh = self._fresh_carry(inputs)
         carry = fresh if initial_carry is None else initial_carry
         _check_carry(self.cell, carry, fresh)
-        steps = jax.tree.map(self._in_order_of_running, (inputs, mask, reset))
+        x, on, again = jax.tree.map(self._in_order_of_running, (inputs, mask, reset))
+        x = self._dropped(x, self.input_dropout, train)
         if isinstance(self.cell, Cell):
-            carry, outputs = self._run_own(carry, steps, fresh)
+            carry, outputs = self._run_own(carry, x, on, again, fresh, train)
         else:
-            carry, outputs = self._run_foreign(carry, steps, fresh)
+            carry, outputs = self._run_foreign(carry, (x, on, again), fresh)
+        outputs = self._dropped(outputs, self.output_dropout, train)
         if self.reverse:
             outputs = jnp.flip(outputs, 0)
         return carry, jnp.swapaxes(outputs, 0, 1)
 
-    def _run_own(self, carry, steps, fresh):
+    def _run_own(self, carry, x, on, again, fresh, train: bool):
         """Weights once; then project and run, the whole sequence or chunk by chunk."""
         cell = self.cell
-        w = cell.weights(steps[0].shape[-1])
-        dtype = cell.dtype or jnp.promote_types(jax.tree.leaves(w)[0].dtype, steps[0].dtype)
+        w = cell.weights(x.shape[-1])
+        dtype = cell.dtype or jnp.promote_types(jax.tree.leaves(w)[0].dtype, x.dtype)
         carry, fresh = jax.tree.map(lambda leaf: leaf.astype(dtype), (carry, fresh))
-        resets_to_zero = steps[2] is None or not self.learned_initial_carry
-        custom = self.custom_gradient and cell.written_out and resets_to_zero
+        rates = noise.zoneout_rates(self.zoneout, carry)
+        zone = shift = None
+        if train and self.state_dropout:
+            shape = cell.exposed(carry).shape
+            drawn = noise.dropout(self.make_rng("dropout"), self.state_dropout, shape, dtype)
+            w = {**w, "state_noise": drawn}
+        if train and any(rates):
+            zone = noise.zones(self.make_rng("dropout"), rates, carry, len(x))
+        if self.has_variable("perturbations", "carry"):
+            shift = self.get_variable("perturbations", "carry")
+            shift = jax.tree.map(self._in_order_of_running, shift)
+        adjusted = any(rates) or shift is not None
+        custom = (
+            self.custom_gradient
+            and cell.written_out
+            and not (adjusted or (train and self.state_dropout))
+            and (again is None or not self.learned_initial_carry)
+        )
+
+        def step(w, carry, now):
+            projected, zone, shift = now
+            after, output = cell.step(w, carry, projected)
+            if not adjusted:
+                return after, output
+            if any(rates):
+                after = noise.zone_out(carry, after, rates, zone)
+            if shift is not None:
+                after = jax.tree.map(jnp.add, after, shift)
+            return after, cell.exposed(after)
 
         def run(w, carry, steps, fresh):
-            x, on, again = steps
+            x, on, again, zone, shift = steps
             projected = cell.project(w, cell.cast(x))
             if custom:
                 return cell.sequence(w, carry, projected, _column(again), _column(on))
 
             def body(carry, now):
-                return _guarded(lambda c, x: cell.step(w, c, x), carry, *now, fresh)
+                return _guarded(functools.partial(step, w), carry, *now, fresh)
 
-            return lax.scan(body, carry, (projected, on, again))
+            return lax.scan(body, carry, ((projected, zone, shift), on, again))
 
-        length = len(steps[0])
+        steps = (x, on, again, zone, shift)
+        length = len(x)
         if not 0 < self.chunk < length:
             return run(w, carry, steps, fresh)
         again_in_backward = jax.checkpoint(run)
@@ -119,17 +171,26 @@ class RNN(nn.Module):
 
     def _run_foreign(self, carry, steps, fresh):
         """A Flax cell, whose `__call__` is all that is known of it."""
-        if self.chunk:
-            raise UserError(
-                f"RNN expects chunk=0 for a {type(self.cell).__name__}, got {self.chunk}; chunks "
-                "need one of nn_lib's cells"
-            )
+        for name in ("chunk", "state_dropout", "zoneout"):
+            if getattr(self, name):
+                raise UserError(
+                    f"RNN expects {name}=0 for a {type(self.cell).__name__}, got "
+                    f"{getattr(self, name)}; it needs one of nn_lib's cells"
+                )
+        if self.has_variable("perturbations", "carry"):
+            raise UserError(f"the states of a {type(self.cell).__name__} cannot be perturbed")
 
         def one(cell, carry, now):
             return _guarded(cell, carry, *now, fresh)
 
         scan = nn.scan(one, variable_broadcast="params", split_rngs={"params": False})
         return scan(self.cell, carry, steps)
+
+    def _dropped(self, x: jax.Array, rate: float, train: bool) -> jax.Array:
+        """`[T, B, F]` with features dropped from all steps of a sequence alike."""
+        if not (train and rate):
+            return x
+        return x * noise.dropout(self.make_rng("dropout"), rate, x.shape[1:], x.dtype)
 
     @nn.nowrap
     def _in_order_of_running(self, x: jax.Array) -> jax.Array:

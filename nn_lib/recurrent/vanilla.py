@@ -31,7 +31,7 @@ class VanillaCell(Cell):
 
     @nn.nowrap
     def step(self, w, carry, projected):
-        h = self.activation(projected + carry @ w["recurrent_kernel"])
+        h = self.activation(projected + self.seen(w, carry) @ w["recurrent_kernel"])
         return h, h
 
     @property

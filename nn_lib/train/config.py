@@ -110,10 +110,10 @@ def check(experiment: Experiment) -> None:
         value = getattr(experiment, name)
         if value not in choices:
             raise UserError(f"{name} must be {' or '.join(choices)}, got {value!r}")
-    if experiment.data.sequence_length < 1:
-        raise UserError(
-            f"data.sequence_length must be at least 1, got {experiment.data.sequence_length}"
-        )
+    for name, least in (("sequence_length", 1), ("overlap", 0)):
+        value = getattr(experiment.data, name)
+        if value < least:
+            raise UserError(f"data.{name} must be at least {least}, got {value}")
 
 
 def resolve(experiment: Experiment, data: DataSet) -> Experiment:

@@ -1,0 +1,5 @@
+"""Weights of other libraries, in and out."""
+
+from nn_lib.interop.torch_recurrent import from_torch, to_torch
+
+__all__ = ["from_torch", "to_torch"]
