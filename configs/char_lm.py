@@ -20,10 +20,11 @@ from nn_lib.recurrent import GRUCell, LSTMCell
 from nn_lib.train import Experiment
 
 CELLS = {"lstm": LSTMCell, "gru": GRUCell}
+VARIANTS = tuple(CELLS)
 
 
 def get_config(arg: str = "lstm") -> Experiment:
-    check_choice("configs/char_lm.py: variant", arg, CELLS)
+    check_choice("configs/char_lm.py: variant", arg, VARIANTS)
     return Experiment(
         model=CharLM(cell=CELLS[arg](384), num_layers=1, dropout=0.2),
         objective=next_token,

@@ -22,7 +22,7 @@ from nn_lib.train import Experiment
 
 
 def get_config(arg: str = "cnn") -> Experiment:
-    check_choice("configs/digits.py: variant", arg, MODELS)
+    check_choice("configs/digits.py: variant", arg, VARIANTS)
     several = arg == "multi_task"
     return Experiment(
         model=MODELS[arg](),
@@ -50,4 +50,5 @@ MODELS: dict[str, Callable] = {
     ),
     "multi_task": lambda: MultiHead(MLP(hidden=(64, 64)), heads=(("class", 10), ("area", 1))),
 }
+VARIANTS = tuple(MODELS)
 TASKS = (Task("class"), Task("area", labels="area", kind="regress", weight=10.0))

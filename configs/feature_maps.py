@@ -40,10 +40,11 @@ MAPS = {
     "rings_quadratic": (QUADRATIC, 0),
     "rings_learned": (None, 16),
 }
+VARIANTS = tuple(MAPS)
 
 
 def get_config(arg: str = "wave_sine") -> Experiment:
-    check_choice("configs/feature_maps.py: variant", arg, MAPS)
+    check_choice("configs/feature_maps.py: variant", arg, VARIANTS)
     phi, hidden = MAPS[arg]
     data = arg.partition("_")[0]
     return Experiment(

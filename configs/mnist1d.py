@@ -20,7 +20,7 @@ from nn_lib.train import Experiment
 
 
 def get_config(arg: str = "cnn") -> Experiment:
-    check_choice("configs/mnist1d.py: variant", arg, MODELS)
+    check_choice("configs/mnist1d.py: variant", arg, VARIANTS)
     return Experiment(
         model=MODELS[arg](),
         objective=classify,
@@ -54,3 +54,4 @@ MODELS: dict[str, Callable] = {
     "gru": lambda: _both_ways(GRUCell(6, reset_after=True, double_bias=True)),
     "lstm": lambda: _both_ways(LSTMCell(6)),
 }
+VARIANTS = tuple(MODELS)

@@ -29,8 +29,7 @@ from nn_lib.train import Experiment
 
 
 def get_config(arg: str = "cnn") -> Experiment:
-    variants = [name + suffix for suffix in ("", "_shuffled") for name in MODELS]
-    check_choice("configs/mnist1d_paper.py: variant", arg, variants)
+    check_choice("configs/mnist1d_paper.py: variant", arg, VARIANTS)
     name, _, shuffled = arg.partition("_")
     return Experiment(
         model=MODELS[name](),
@@ -77,3 +76,4 @@ MODELS: dict[str, Callable] = {
     ),
     "gru": _gru,
 }
+VARIANTS = tuple(name + suffix for suffix in ("", "_shuffled") for name in MODELS)

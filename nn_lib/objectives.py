@@ -68,6 +68,31 @@ def detect(model, variables, batch, rngs, carry, train: bool):
     return total / jnp.maximum(count, 1), measured, model_state, carry
 
 
+def tag(model, variables, batch, rngs, carry, train: bool):
+    """One class for every step: mean cross-entropy of `model(inputs) [B, T, C]`.
+
+    Args:
+      batch: `inputs [B, T, ...]`, `labels int[B, T]`, `mask bool[B]`.
+
+    The metrics are those of `classify`, over steps, and `exact`, the sequences with every step
+    right. Every batch starts from the model's own initial carry.
+    """
+    logits, model_state = _outputs(model, variables, rngs, train, batch)
+    labels = batch["labels"]
+    if logits.shape[:-1] != labels.shape:
+        raise UserError(
+            f"tag expects outputs [B, T, C] for labels {list(labels.shape)}, got "
+            f"{list(logits.shape)}; a SequenceClassifier gives them by readout='every'"
+        )
+    steps = jnp.broadcast_to(batch["mask"][:, None], labels.shape)
+    loss, measured = _classification(
+        logits.reshape(-1, logits.shape[-1]), labels.ravel(), steps.ravel(), train, 0
+    )
+    right = jnp.all(jnp.argmax(logits, axis=-1) == labels, axis=1)
+    measured["exact"] = metrics.masked_sum(right.astype(jnp.float32), batch["mask"])
+    return loss, measured, model_state, carry
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """One head of a multi-task model.

@@ -2,27 +2,25 @@
 
 import dataclasses
 import functools
+import importlib
 import json
+from pathlib import Path
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import char_lm, digits, feature_maps, mnist, mnist1d, mnist1d_paper
+import configs
+from configs import mnist1d
 from nn_lib.checks import UserError
 from nn_lib.data import images
 from nn_lib.models import MLP, ConvNet
 from nn_lib.train import codec
 
-CONFIGS = [
-    *[(mnist1d, variant) for variant in mnist1d.MODELS],
-    *[(mnist1d_paper, variant) for variant in (*mnist1d_paper.MODELS, "cnn_shuffled")],
-    *[(digits, variant) for variant in digits.MODELS],
-    *[(feature_maps, variant) for variant in feature_maps.MAPS],
-    (mnist, "lenet"),
-    *[(char_lm, variant) for variant in char_lm.CELLS],
-]
+FILES = sorted(file.stem for file in Path(configs.__file__).parent.glob("[!_]*.py"))
+MODULES = [importlib.import_module(f"configs.{name}") for name in FILES]
+CONFIGS = [(module, variant) for module in MODULES for variant in module.VARIANTS]
 
 
 def there_and_back(value):

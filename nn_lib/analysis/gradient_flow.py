@@ -12,7 +12,7 @@ Bengio 2013, "On the difficulty of training recurrent neural networks".
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -25,47 +25,74 @@ from nn_lib.recurrent import RNN
 from nn_lib.recurrent.cell import Cell
 
 
-def state_gradients(model: nn.Module, variables, loss: Callable, *arguments, **keywords):
-    """dL/dh_t of every `RNN` within a model, by all paths, for the loss of its outputs.
+class Layer(NamedTuple):
+    """A recurrent layer that a loss runs through.
+
+    Attributes:
+      cell: unbound.
+      variables: of the cell, `{'params': ...}`.
+      inputs: that the layer read, `[B, T, F]`.
+      carry: its last, whose arrays begin with B.
+    """
+
+    cell: nn.RNNCellBase
+    variables: dict[str, Any]
+    inputs: jax.Array
+    carry: Any
+
+
+def recurrent_layers(loss: Callable, variables) -> dict[str, Layer]:
+    """Every `RNN` that `loss(variables)` calls, by its path in the model."""
+    found: dict[str, Layer] = {}
+
+    def watch(call, args, kwargs, context):
+        result = call(*args, **kwargs)
+        if isinstance(context.module, RNN) and context.method_name == "__call__":
+            cell = context.module.cell
+            path = "/".join(context.module.path)
+            found[path] = Layer(cell.clone(parent=None), cell.variables, args[0], result[0])
+        return result
+
+    with nn.intercept_methods(watch):
+        loss(variables)
+    if not found:
+        raise UserError("gradient_flow: there is no RNN in this model")
+    return found
+
+
+def state_gradients(loss: Callable, variables) -> dict[str, Any]:
+    """dL/dh_t by all paths, of every `RNN` that the loss calls.
 
     Args:
-      loss: `(what model.apply returns) -> scalar`.
-      arguments: of the model's call, keywords too.
+      loss: `variables -> scalar`; it applies a model to them.
+      variables: `{'params': ..., ...}` of the model.
 
     Returns:
       {path of the RNN: the tree of its carry, leaves `[B, T, ...]`}, entry t for the state after
       the step of input t; zero where the step is masked.
     """
-    shapes: dict[tuple[str, ...], Any] = {}
-
-    def watch(call, args, kwargs, context):
-        result = call(*args, **kwargs)
-        if isinstance(context.module, RNN) and context.method_name == "__call__":
-            length = args[0].shape[1]
-            shapes[context.module.path] = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct((len(leaf), length, *leaf.shape[1:]), leaf.dtype),
-                result[0],
-            )
-        return result
-
-    with nn.intercept_methods(watch):
-        jax.eval_shape(lambda: model.apply(variables, *arguments, **keywords))
-    if not shapes:
-        raise UserError(f"state_gradients: there is no RNN within {type(model).__name__}")
+    layers = recurrent_layers(loss, variables)
+    zeros = {
+        path: jax.tree.map(
+            lambda leaf, length=layer.inputs.shape[1]: jnp.zeros(
+                (len(leaf), length, *leaf.shape[1:]), leaf.dtype
+            ),
+            layer.carry,
+        )
+        for path, layer in layers.items()
+    }
 
     def loss_of(shifts):
         collection: dict[str, Any] = {}
         for path, shift in shifts.items():
             place = collection
-            for name in path:
+            for name in filter(None, path.split("/")):
                 place = place.setdefault(name, {})
             place["carry"] = shift
-        shifted = {**variables, "perturbations": collection}
-        return loss(model.apply(shifted, *arguments, **keywords))
+        return loss({**variables, "perturbations": collection})
 
-    zeros = jax.tree.map(_zeros, shapes)
     found = jax.jit(jax.grad(loss_of))(zeros)
-    return {"/".join(path): found[path] for path in shapes}
+    return {path: found[path] for path in layers}
 
 
 def weight_terms(cell: Cell, variables, inputs: jax.Array, error: Callable, step: int):
@@ -168,19 +195,19 @@ def spectra(cell: Cell, variables: Mapping[str, Any]) -> list[dict[str, np.ndarr
     return found
 
 
-def layer_gradients(model: nn.Module, variables, loss: Callable, *arguments, **keywords):
+def layer_gradients(loss: Callable, variables) -> dict[str, jax.Array]:
     """dL/d(output) of every layer with a `kernel`, dense or convolutional, in the order of calls.
 
     The lecture's dilution through depth: their norms show how much of the error reaches a layer.
 
     Args:
-      loss: `(what model.apply returns) -> scalar`.
+      loss: `variables -> scalar`; it applies a model to them.
 
     Returns:
       {path of the layer: an array like its output}; calls of a shared layer after the first have
       `#2`, `#3` and so on behind the path.
     """
-    shapes: dict[str, Any] = {}
+    zeros: dict[str, jax.Array] = {}
 
     def outputs_of_layers(handle: Callable):
         calls: dict[str, int] = {}
@@ -199,18 +226,18 @@ def layer_gradients(model: nn.Module, variables, loss: Callable, *arguments, **k
         return nn.intercept_methods(intercept)
 
     def remember(path, result):
-        shapes[path] = jax.ShapeDtypeStruct(result.shape, result.dtype)
+        zeros[path] = jnp.zeros_like(result)
         return result
 
     with outputs_of_layers(remember):
-        jax.eval_shape(lambda: model.apply(variables, *arguments, **keywords))
+        loss(variables)
 
     def loss_of(shifts):
         with outputs_of_layers(lambda path, result: result + shifts[path]):
-            return loss(model.apply(variables, *arguments, **keywords))
+            return loss(variables)
 
-    gradients = jax.jit(jax.grad(loss_of))(jax.tree.map(_zeros, shapes))
-    return {path: gradients[path] for path in shapes}
+    gradients = jax.jit(jax.grad(loss_of))(zeros)
+    return {path: gradients[path] for path in zeros}
 
 
 def norms_over_time(gradients) -> np.ndarray:
@@ -219,7 +246,3 @@ def norms_over_time(gradients) -> np.ndarray:
     for leaf in jax.tree.leaves(gradients):
         squares = squares + jnp.sum(leaf**2, axis=(0, *range(2, leaf.ndim)))
     return np.asarray(jnp.sqrt(squares))
-
-
-def _zeros(leaf: jax.ShapeDtypeStruct) -> jax.Array:
-    return jnp.zeros(leaf.shape, leaf.dtype)

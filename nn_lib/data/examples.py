@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from nn_lib.checks import UserError
+from nn_lib.data import tfds_source
 
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """A split in memory: `inputs [N, ...]`, `labels int[N]` or `float[N, ...]`."""
+    """A split in memory: `inputs [N, ...]`, `labels int[N]` (or `[N, T]`) or `float[N, ...]`."""
 
     inputs: np.ndarray
     labels: np.ndarray
@@ -30,10 +31,15 @@ class Examples:
 
 @dataclasses.dataclass(frozen=True)
 class StreamedExamples:
-    """A split too large for memory: `gather` reads and decodes."""
+    """A split too large for memory: `gather` reads and decodes.
+
+    Attributes:
+      classes: whether labels are classes, int32, or numbers, float32.
+    """
 
     source: Any
     keys: tuple[str, str]
+    classes: bool = True
 
     def __len__(self) -> int:
         return len(self.source)
@@ -43,7 +49,9 @@ class StreamedExamples:
         examples = self.source.__getitems__([int(index) for index in indices])
         return {
             "inputs": np.stack([example[key] for example in examples]),
-            "labels": _labels([example[label] for example in examples]),
+            "labels": np.array(
+                [example[label] for example in examples], np.int32 if self.classes else np.float32
+            ),
         }
 
     def fingerprint(self) -> int:
@@ -64,7 +72,8 @@ def read_examples(builder, expression: str, keys, in_memory_limit: int):
             f"data set {builder.info.full_name!r} has inputs of varying shape {feature.shape}; "
             "batches need one shape"
         )
-    streamed = StreamedExamples(source, tuple(keys))
+    classes = tfds_source.classes(builder.info.features[keys[1]]) is not None
+    streamed = StreamedExamples(source, tuple(keys), classes)
     size = len(source) * int(np.prod(feature.shape)) * np.dtype(feature.np_dtype).itemsize
     if size > in_memory_limit:
         return streamed
@@ -76,13 +85,6 @@ def read_examples(builder, expression: str, keys, in_memory_limit: int):
         inputs=np.concatenate([part["inputs"] for part in parts]),
         labels=np.concatenate([part["labels"] for part in parts]),
     )
-
-
-def _labels(values: list) -> np.ndarray:
-    """Classes as int32, everything else as float32."""
-    labels = np.array(values)
-    classes = labels.dtype.kind in "ui" and labels.ndim == 1
-    return labels.astype(np.int32 if classes else np.float32)
 
 
 def _fingerprint(split) -> int:

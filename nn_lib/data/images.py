@@ -21,6 +21,11 @@ def standardize(
     return (scale(images) - jnp.asarray(mean)) / jnp.asarray(std)
 
 
+def rows(images: jax.Array) -> jax.Array:
+    """A grey image `[B, H, W, 1]` as a sequence of its rows, `[B, H, W]`, scaled to 0..1."""
+    return scale(images)[..., 0]
+
+
 def stroke_area(batch: dict) -> dict:
     """Adds `area float[B, 1]`, the share of the image that is ink, for byte images on black."""
     images = scale(batch["inputs"])

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from nn_lib.checks import UserError
 from nn_lib.data import tfds_source
@@ -139,12 +138,12 @@ def load(config: DataConfig) -> DataSet:
         split: functools.partial(read_examples, builder, expression, keys, config.in_memory_limit)
         for split, expression in expressions.items()
     }
-    classes = isinstance(labels, tfds.features.ClassLabel)
+    classes = tfds_source.classes(labels)
     return DataSet(
         name=config.name,
         readers=readers,
-        sizes={"num_classes": labels.num_classes if classes else math.prod(labels.shape)},
-        class_names=tuple(labels.names) if classes else None,
+        sizes={"num_classes": classes.num_classes if classes else math.prod(labels.shape)},
+        class_names=tuple(classes.names) if classes else None,
     )
 
 

@@ -80,7 +80,8 @@ def _open(name: str, directory: str):
 def kind(builder) -> tuple[str, tuple[str, ...]]:
     """('examples', (input key, label key)) or ('text', (text key,)), by the features.
 
-    Labels are classes, or numbers of one shape: targets of a regression, or 0 and 1 per label.
+    Labels are classes, one or a sequence of them, or numbers of one shape: targets of a regression,
+    or 0 and 1 per label.
     """
     features = builder.info.features
     keys = builder.info.supervised_keys
@@ -98,10 +99,16 @@ def kind(builder) -> tuple[str, tuple[str, ...]]:
     )
 
 
+def classes(feature) -> tfds.features.ClassLabel | None:
+    """The classes that a feature takes one of, or a sequence of; None for numbers."""
+    inner = feature.feature if isinstance(feature, tfds.features.Sequence) else feature
+    return inner if isinstance(inner, tfds.features.ClassLabel) else None
+
+
 def _is_target(feature) -> bool:
-    """A class label, or a number or an array of them; no image, no text."""
+    """Class labels, or a number or an array of them; no image, no text."""
     return (
-        isinstance(feature, tfds.features.ClassLabel | tfds.features.Tensor)
+        (classes(feature) is not None or isinstance(feature, tfds.features.Tensor))
         and np.dtype(feature.np_dtype).kind in "uifb"
         and None not in feature.shape
     )

@@ -1,4 +1,4 @@
-"""Many-to-one: a recurrent layer over the sequence, a linear layer over what it kept."""
+"""A recurrent layer over the sequence, a linear layer over what it kept: one output, or many."""
 
 import flax.linen as nn
 import jax
@@ -13,17 +13,22 @@ class SequenceClassifier(nn.Module):
     Attributes:
       layer: the sequence layer, such as `RNN(GRUCell(64))` or a `Bidirectional`.
       readout: what the linear layer sees: 'all' the outputs of every step side by side (which
-        fixes T), their 'mean' over the unmasked steps, or the 'last' unmasked one.
+        fixes T), their 'mean' over the unmasked steps, or the 'last' unmasked one. With 'every' it
+        sees each step by itself, and the logits are `[B, T, num_classes]`.
       num_classes: None gives the read-out features.
+      embedding: width of a linear layer on every step's inputs; 0 is none.
     """
 
     layer: nn.Module
     readout: str = "last"
     num_classes: int | None = None
+    embedding: int = 0
 
     @nn.compact
     def __call__(self, inputs, carry=None, reset=None, mask=None, train: bool = False):
         check_choice("SequenceClassifier.readout", self.readout, READOUTS)
+        if self.embedding:
+            inputs = nn.Dense(self.embedding)(inputs)
         carry, outputs = self.layer(
             inputs, mask=mask, reset=reset, initial_carry=carry, train=train
         )
@@ -53,4 +58,9 @@ def _all(outputs: jax.Array, mask: jax.Array) -> jax.Array:
     return outputs.reshape(outputs.shape[0], -1)
 
 
-READOUTS = {"last": _last, "mean": _mean, "all": _all}
+def _every(outputs: jax.Array, mask: jax.Array) -> jax.Array:
+    del mask
+    return outputs
+
+
+READOUTS = {"last": _last, "mean": _mean, "all": _all, "every": _every}
