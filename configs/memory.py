@@ -55,7 +55,7 @@ def get_config(arg: str = "adding_lstm") -> Experiment:
         data=DataConfig("adding/200") if adding else DataConfig("copy_memory/100", prepare=one_hot),
         optimizer=OptimizerConfig(name="adam", learning_rate=2e-3, clip_norm=1.0),
         batch_size=50 if adding else 100,
-        num_steps=4000,
+        num_steps=2500 if adding else 2000,
         eval_every=500,
         checkpoint_every=500,
         log_every=100,

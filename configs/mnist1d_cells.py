@@ -71,7 +71,7 @@ def get_config(arg: str = "lstm") -> Experiment:
             name="adam", learning_rate=5e-3, schedule="cosine", clip_norm=1.0
         ),
         batch_size=100,
-        num_steps=3000,
+        num_steps=2000,
         eval_every=500,
         checkpoint_every=500,
         log_every=100,

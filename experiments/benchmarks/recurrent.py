@@ -1,18 +1,23 @@
 """Our recurrent layers beside those of torch, Flax, Keras, Haiku and Equinox.
 
-python -m experiments.benchmarks.recurrent [--cells=lstm,gru] [--rounds=15] [--devices=1]
+python -m experiments.benchmarks.recurrent [--cells=lstm,gru] [--rounds=15] [--processes=3]
 
-All sides run alternately in this process, each timed to the end of its last result; a time is the
-median over the rounds, a ratio the peer's median over ours: above 1, ours is faster. Forward and
-backward returns the gradients of weights, inputs and initial state under random cotangents. Writes
-CSV and a chart to docs/benchmarks/.
+All sides run alternately in one process, each timed to the end of its last result; a time is the
+median over the rounds, a ratio the peer's median over ours: above 1, ours is faster. Of several
+processes the median is taken again. Forward and backward returns the gradients of weights, inputs
+and initial state under random cotangents. Writes CSV and a chart to docs/benchmarks/.
+
+--devices=2 makes the CPU two devices and shards our batch over them; the peers stay on one.
 """
 
 import csv
 import ctypes
+import os
 import platform
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,11 +42,60 @@ ROUNDS = flags.DEFINE_integer("rounds", 15, "Rounds of every side.", lower_bound
 LARGEST = flags.DEFINE_integer("shapes", len(SHAPES), "How many of the shapes.", lower_bound=1)
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of everything.")
 FOLDER = flags.DEFINE_string("folder", "docs/benchmarks", "Where the table and chart go.")
+DEVICES = flags.DEFINE_integer("devices", 1, "CPU devices that our batch is sharded over.")
+PROCESSES = flags.DEFINE_integer("processes", 1, "Whose median is taken.", lower_bound=1)
 TUNE = flags.DEFINE_bool("tune_malloc", True, "Keep freed memory, for all sides (glibc).")
 
 
 def main(argv: list[str]) -> None:
-    del argv
+    if DEVICES.value > 1:  # before JAX starts
+        count = f"--xla_force_host_platform_device_count={DEVICES.value}"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {count}"
+    rows = in_processes() if PROCESSES.value > 1 else measure()
+    folder = Path(FOLDER.value)
+    folder.mkdir(parents=True, exist_ok=True)
+    kind = jax.devices()[0].device_kind
+    devices = f"_{DEVICES.value}_devices" if DEVICES.value > 1 else ""
+    stem = f"recurrent_{kind.replace(' ', '_').lower()}{devices}_{DTYPE.value}"
+    with open(folder / f"{stem}.csv", "w", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+    draw(folder / f"{stem}.png", rows)
+    print(f"{DEVICES.value} x {kind}, {platform.processor() or platform.machine()}, {versions()}")
+    print(f"written  {folder / stem}.csv, .png")
+
+
+def in_processes() -> list[dict]:
+    """The same by several processes, one after the other; medians of their times and ratios."""
+    tables = []
+    for _ in range(PROCESSES.value):
+        with tempfile.TemporaryDirectory() as folder:
+            own = [*sys.argv[1:], "--processes=1", f"--folder={folder}"]
+            module = "experiments.benchmarks.recurrent"
+            subprocess.run([sys.executable, "-m", module, *own], check=True)
+            (written,) = Path(folder).glob("*.csv")
+            with open(written, newline="") as file:
+                tables.append(list(csv.DictReader(file)))
+    rows = []
+    for same in zip(*tables):
+        numbers = [name for name in same[0] if name.endswith(("_s", "_ratio"))]
+        medians = {name: statistics.median(float(row[name]) for row in same) for name in numbers}
+        rows.append(same[0] | medians)
+        if same[0]["side"] != "ours":
+            print(f"median  {line(rows[-1])}", flush=True)
+    return rows
+
+
+def line(row: dict) -> str:
+    shape = f"{row['cell']:8} {row['shape']:16} {row['side']:10} "
+    if row["side"] == "ours":
+        return shape + f"forward+backward {1e3 * row['train_s']:.3f} ms"
+    return shape + f"forward {row['forward_ratio']:.2f}  forward+backward {row['train_ratio']:.2f}"
+
+
+def measure() -> list[dict]:
+    """The rows of one process."""
     if TUNE.value:
         keep_freed_memory()
     absent = [peer for peer in ONLY.value if not peers.installed(peer)]
@@ -51,27 +105,8 @@ def main(argv: list[str]) -> None:
         for shape in SHAPES[: LARGEST.value]:
             found = compare(cell, shape, [p for p in ONLY.value if p not in absent])
             rows += found
-            for row in found:
-                if row["side"] != "ours":
-                    print(
-                        f"{cell:8} {shape!s:22} {row['side']:10} "
-                        f"forward {row['forward_ratio']:.2f}  "
-                        f"forward+backward {row['train_ratio']:.2f}",
-                        flush=True,
-                    )
-                else:
-                    print(f"{cell:8} {shape!s:22} ours {1e3 * row['train_s']:.3f} ms", flush=True)
-    folder = Path(FOLDER.value)
-    folder.mkdir(parents=True, exist_ok=True)
-    kind = jax.devices()[0].device_kind
-    stem = f"recurrent_{kind.replace(' ', '_').lower()}_{DTYPE.value}"
-    with open(folder / f"{stem}.csv", "w", newline="") as file:
-        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-    draw(folder / f"{stem}.png", rows)
-    print(f"{kind}, {platform.processor() or platform.machine()}, {versions()}")
-    print(f"written  {folder / stem}.csv, .png")
+            print("\n".join(map(line, found)), flush=True)
+    return rows
 
 
 def compare(cell: str, shape, names: list[str]) -> list[dict]:

@@ -36,10 +36,20 @@ def draw(shape: tuple[int, int, int, int], dtype) -> Values:
 
 
 class Program:
-    """A JAX contender: `apply(params, inputs, h, c) -> (outputs, final states)`, compiled once."""
+    """A JAX contender: `apply(params, inputs, h, c) -> (outputs, final states)`, compiled once.
 
-    def __init__(self, apply: Callable, params: Any, values: Values, lstm: bool):
+    With `sharded` the batch is spread over all devices, where it divides among them.
+    """
+
+    def __init__(
+        self, apply: Callable, params: Any, values: Values, lstm: bool, *, sharded: bool = False
+    ):
         v = Values(*map(jnp.asarray, values))
+        if sharded and len(v.h) % jax.device_count() == 0:
+            mesh = jax.make_mesh((jax.device_count(),), ("batch",))
+            by_batch = jax.NamedSharding(mesh, jax.P("batch"))
+            v = jax.device_put(v, by_batch)
+            params = jax.device_put(params, jax.NamedSharding(mesh, jax.P()))
         self.arguments = (params, v.inputs, v.h, v.c)
         cotangent = (v.d_outputs, (v.d_c, v.d_h) if lstm else v.d_h)
 
@@ -78,7 +88,7 @@ def ours(cell: str, shape, values: Values):
         return outputs, carry
 
     variables = layer.init(jax.random.key(0), jnp.asarray(values.inputs))
-    return Program(apply, variables, values, cell == "lstm")
+    return Program(apply, variables, values, cell == "lstm", sharded=True)
 
 
 def linen(cell: str, shape, values: Values):

@@ -20,3 +20,8 @@ def maxout(x: jax.Array, *, pieces: int) -> jax.Array:
     Goodfellow et al. 2013, "Maxout networks".
     """
     return jnp.max(x.reshape(*x.shape[:-1], x.shape[-1] // pieces, pieces), axis=-1)
+
+
+def at_least_float32(x: jax.Array) -> jax.Array:
+    """Half precision as float32, for a loss; wider numbers as they are."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

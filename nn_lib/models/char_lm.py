@@ -9,6 +9,7 @@ import dataclasses
 import flax.linen as nn
 import jax.numpy as jnp
 
+from nn_lib.layers.activations import at_least_float32
 from nn_lib.recurrent import RNN, LSTMCell, Stacked
 
 
@@ -40,7 +41,7 @@ class CharLM(nn.Module):
         x = self.embed(inputs) if self.embedding else jnp.eye(self.vocab_size)[inputs]
         carry, x = self.recurrent(x, mask=mask, reset=reset, initial_carry=carry, train=train)
         x = self.drop(x, deterministic=not train)
-        return self.output(x).astype(jnp.float32), carry
+        return at_least_float32(self.output(x)), carry
 
     @nn.nowrap
     def initialize_carry(self, batch_size: int):

@@ -5,10 +5,10 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from nn_lib.checks import UserError
 from nn_lib.layers import Conv, global_avg_pool
+from nn_lib.layers.activations import at_least_float32
 from nn_lib.layers.conv import Padding
 
 
@@ -67,4 +67,4 @@ class ConvNet(nn.Module):
         x = global_avg_pool(x) if self.global_pool else x.reshape(x.shape[0], -1)
         if self.num_classes is None:
             return x
-        return nn.Dense(self.num_classes, dtype=self.dtype)(x).astype(jnp.float32)
+        return at_least_float32(nn.Dense(self.num_classes, dtype=self.dtype)(x))

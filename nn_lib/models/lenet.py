@@ -8,10 +8,10 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from nn_lib.checks import UserError
 from nn_lib.layers import Conv, max_pool
+from nn_lib.layers.activations import at_least_float32
 
 
 class LeNet5(nn.Module):
@@ -40,4 +40,4 @@ class LeNet5(nn.Module):
         x = f(nn.Dense(84, dtype=self.dtype, name="F6")(x))
         if self.num_classes is None:
             return x
-        return nn.Dense(self.num_classes, dtype=self.dtype, name="output")(x).astype(jnp.float32)
+        return at_least_float32(nn.Dense(self.num_classes, dtype=self.dtype, name="output")(x))

@@ -5,7 +5,8 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
+
+from nn_lib.layers.activations import at_least_float32
 
 
 class MLP(nn.Module):
@@ -28,7 +29,7 @@ class MLP(nn.Module):
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
         if self.num_classes is None:
             return x
-        return nn.Dense(self.num_classes, dtype=self.dtype)(x).astype(jnp.float32)
+        return at_least_float32(nn.Dense(self.num_classes, dtype=self.dtype)(x))
 
 
 class Linear(nn.Module):

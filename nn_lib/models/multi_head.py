@@ -4,7 +4,8 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
+
+from nn_lib.layers.activations import at_least_float32
 
 
 class MultiHead(nn.Module):
@@ -25,6 +26,6 @@ class MultiHead(nn.Module):
     def __call__(self, inputs: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         features = self.trunk(inputs, train=train)
         return {
-            name: nn.Dense(outputs, dtype=self.dtype, name=name)(features).astype(jnp.float32)
+            name: at_least_float32(nn.Dense(outputs, dtype=self.dtype, name=name)(features))
             for name, outputs in self.heads
         }

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from nn_lib.checks import check_choice
+from nn_lib.layers.activations import at_least_float32
 
 
 class SequenceClassifier(nn.Module):
@@ -36,7 +37,7 @@ class SequenceClassifier(nn.Module):
             mask = jnp.ones(outputs.shape[:2], bool)
         x = READOUTS[self.readout](outputs, mask)
         if self.num_classes is not None:
-            x = nn.Dense(self.num_classes)(x).astype(jnp.float32)
+            x = at_least_float32(nn.Dense(self.num_classes)(x))
         return x, carry
 
     @nn.nowrap

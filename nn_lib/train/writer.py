@@ -31,8 +31,9 @@ class Writer:
         """One line: `{"step": ..., "split": ..., name: value, ...}`; a NaN is written as null."""
         clean = {k: v if math.isfinite(v) else None for k, v in sorted(values.items())}
         _append(self._metrics, {"step": step, "split": split, **clean})
-        for name, value in values.items():
-            self._events.add_scalar(f"{split}/{name}", value, step)
+        for name, value in clean.items():
+            if value is not None:
+                self._events.add_scalar(f"{split}/{name}", value, step)
 
     def timing(self, step: int, event: str, **values: float) -> None:
         """One line of how long something took; `values` in seconds or per second."""
