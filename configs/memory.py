@@ -12,7 +12,7 @@ Without a memory: a mean squared error of 1/6 = 0.1667, or a loss of 10 ln(8) / 
 Ledger   :adding_lstm     test loss 0.01  1 seed
          :adding_gru      test loss 0.01  1 seed
          :adding_vanilla  test loss 0.167  1 seed
-         :copy_lstm       test loss 0.1  1 seed
+         :copy_lstm       test loss 0.17  1 seed
          :copy_gru        test loss 0.1  1 seed
          :copy_vanilla    test loss 0.173  1 seed
 """

@@ -20,6 +20,7 @@ from nn_lib.recurrent import (
     RecurrentHighwayCell,
     VanillaCell,
     from_equations,
+    output_distribution,
     to_equations,
 )
 from tests.cells import CELLS
@@ -42,6 +43,13 @@ def test_the_vanilla_vector(x64):
     symbols = {"W_hh": F((3, 3), 1, 0.5), "W_xh": F((3, 2), 11, 0.5), "b_h": F((3,), 21, 0.1)}
     _, out = step(VanillaCell(3), symbols, h, x)
     close(out[0], [0.48528892, -0.59741758, 0.26605633])
+
+
+def test_the_output_rule_gives_the_figures_probabilities_of_hello(x64):
+    scores = jnp.array([[1, 2.2, -3, 4.1], [0.5, 0.3, -1, 1.2]])
+    found = output_distribution(jnp.eye(4), scores)
+    expected = [[0.0377, 0.1251, 0.0007, 0.8365], [0.2466, 0.2019, 0.0550, 0.4965]]
+    np.testing.assert_allclose(found, expected, atol=5e-5)
 
 
 def test_the_lstm_vector_has_gates_in_the_order_i_f_o_g(x64):

@@ -1,62 +1,26 @@
 """`fit` from end to end on small experiments, in this process."""
 
-import dataclasses
 import json
 import os
 import signal
 
-import jax
 import numpy as np
 import pytest
 
-from configs import mnist1d
-from nn_lib.checks import UserError
-from nn_lib.data import DataConfig, builders
+from nn_lib.data import DataConfig
 from nn_lib.data.batches import ExampleBatches
-from nn_lib.models import MLP, CharLM
-from nn_lib.objectives import classify, detect, next_token, regress
+from nn_lib.models import MLP
+from nn_lib.objectives import detect, regress
 from nn_lib.optim import OptimizerConfig
-from nn_lib.recurrent import GRUCell
-from nn_lib.train import Experiment, fit, restore
+from nn_lib.train import fit, restore
 from nn_lib.train.checkpoint import Checkpoints
 from nn_lib.train.interrupt import Interrupted
 from nn_lib.train.loop import Best
 from nn_lib.train.run import Run
 from nn_lib.train.training_log import Diverged
-from tests.test_codec import CONFIGS
-
-
-def small(**fields) -> Experiment:
-    """A multi-layer perceptron on digits for twenty steps."""
-    defaults = {
-        "model": MLP(hidden=(8,)),
-        "objective": classify,
-        "data": DataConfig(name="digits"),
-        "optimizer": OptimizerConfig(name="adam", learning_rate=1e-2),
-        "batch_size": 32,
-        "num_steps": 20,
-        "eval_every": 10,
-        "checkpoint_every": 5,
-        "log_every": 5,
-        "select_by": "accuracy",
-        "select_mode": "max",
-    }
-    return Experiment(**{**defaults, **fields})
-
+from tests.small_runs import final_leaves, lines, small
 
 NAN = float("nan")
-
-
-def lines(workdir):
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-
-
-def final_leaves(workdir, step):
-    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
-    try:
-        return checkpoints.read(step)[0]
-    finally:
-        checkpoints.close()
 
 
 def test_a_run_leaves_everything_that_was_promised(tmp_path):
@@ -218,181 +182,12 @@ def test_a_signal_saves_first_and_the_run_goes_on_to_the_same_end(tmp_path, monk
         np.testing.assert_array_equal(leaf, theirs[path], err_msg=path)
 
 
-@pytest.mark.parametrize(("module", "variant"), CONFIGS)
-def test_every_config_takes_one_shrunk_step(module, variant, few_examples_to_remember):
-    config = module.get_config(variant)
-    if module.__name__ == "configs.mnist":  # needs a prepared set; digits have its kind of images
-        config.data.name = "digits"
-        config.data.prepare = upscale_rows if variant == "rows" else upscale
-    if config.objective is next_token:
-        config.model = config.model.clone(cell=config.model.cell.clone(features=4))
-        config.data.sequence_length = 8
-    config = dataclasses.replace(config, batch_size=4, num_steps=1, eval_every=0, log_every=1)
-    if module.__name__ not in ("configs.char_lm",):
-        config.data.train_split = "train[:8]"
-    config.data.validation_split = ""
-    config.evaluate_with = "last"
-    run = Run.prepare(config)
-    before = jax.tree.map(np.array, run.initial_state.params)
-    after, _ = run.train_step(run.initial_state, run.batches.at(0))
-    assert int(after.skipped_steps) == 0 and int(after.step) == 1
-    moved = jax.tree.map(lambda a, b: bool((a != b).any()), before, after.params)
-    assert any(jax.tree.leaves(moved))
-
-
-@pytest.fixture(scope="module")
-def few_examples_to_remember(tmp_path_factory):
-    """Data sets that take seconds to make, made small, in a folder of their own."""
-    with pytest.MonkeyPatch.context() as patch:
-        for builder in (builders.Adding, builders.CopyMemory):
-            patch.setattr(builder, "SIZES", [(split, 20) for split, _ in builder.SIZES])
-        patch.setenv("TFDS_DATA_DIR", str(tmp_path_factory.mktemp("small")))
-        yield
-
-
-def upscale(images):
-    """8x8 digits as the 32x32 that LeNet expects."""
-    return images.repeat(4, 1).repeat(4, 2).astype(np.float32)
-
-
-def upscale_rows(images):
-    return upscale(images)[..., 0]
-
-
-def text_experiment(path, **fields) -> Experiment:
-    return Experiment(
-        **{
-            "model": CharLM(cell=GRUCell(8)),
-            "objective": next_token,
-            "data": DataConfig(path=str(path), sequence_length=8),
-            "optimizer": OptimizerConfig(learning_rate=1e-2),
-            "batch_size": 4,
-            "num_steps": 6,
-            "eval_every": 3,
-            "checkpoint_every": 3,
-            "log_every": 3,
-            "eval_batch_size": 2,
-            **fields,
-        }
-    )
-
-
-def test_a_text_is_trained_and_refused_when_it_has_changed(tmp_path):
-    text = tmp_path / "text"
-    text.write_text("to be or not to be, that is the question. " * 40)
-    summary = fit(text_experiment(text), tmp_path / "run", quiet=True)
-    assert 0 < summary["test"]["bits_per_character"] < 6
-    assert restore(tmp_path / "run").facts.vocabulary.characters[0] == " "
-    text.write_text("to be or not to be, that si the question. " * 40)
-    with pytest.raises(UserError, match="was trained on other data"):
-        fit(text_experiment(text), tmp_path / "run", quiet=True)
-    with pytest.raises(UserError, match="not what this run was trained on"):
-        restore(tmp_path / "run").evaluate("test")
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"batch_size": -1}, r"batch_size must be a whole number, 0 or more .* got -1"),
-        ({"num_steps": 0}, "num_steps must be a whole number, 1 or more, got 0"),
-        ({"log_every": 0}, "log_every must be a whole number, 1 or more, got 0"),
-        ({"seed": 2**32}, r"seed must be below 2\*\*32"),
-        ({"batch_size": 2000}, "batch_size 2000 is larger than the 1257 training examples"),
-        ({"select_by": "acuracy"}, "select_by 'acuracy' is unknown; did you mean accuracy"),
-        ({"select_mode": "up"}, "select_mode must be max or min, got 'up'"),
-        ({"evaluate_with": "first"}, "evaluate_with must be best or last, got 'first'"),
-        ({"model": MLP(num_classes=3)}, "model.num_classes is 3, but data set 'digits' has 10"),
-        ({"model": MLP(hidden=(-3,))}, "MLP cannot be initialised on inputs float32"),
-        ({"model": MLP(num_classes=12)}, "model.num_classes is 12, but data set 'digits' has 10"),
-        ({"optimizer": OptimizerConfig(name="adm")}, "did you mean adam"),
-        ({"optimizer": OptimizerConfig(momentum=NAN)}, "optimizer.momentum must be at least 0"),
-        ({"optimizer": OptimizerConfig(warmup_steps=-1)}, "warmup_steps must not be negative"),
-        ({"data": DataConfig(name="python_docs")}, "MLP cannot be initialised|no metric|has no"),
-        ({"data": DataConfig(path="")}, "data.path is empty"),
-        ({"model": MLP(activation=lambda x: x)}, "experiment.model.activation is a lambda"),
-    ],
-)
-def test_a_mistake_is_named_and_nothing_is_written(tmp_path, fields, message):
-    with pytest.raises(UserError, match=message):
-        fit(small(**fields), tmp_path / "run", quiet=True)
-    assert not (tmp_path / "run").exists()
-
-
-def tree(folder):
-    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-
-
-def test_a_work_directory_of_another_experiment_is_left_as_it_was(tmp_path):
-    fit(small(), tmp_path, quiet=True)
-    before = tree(tmp_path)
-    with pytest.raises(UserError, match=r"another experiment: batch_size was 32, is 16; seed was"):
-        fit(small(batch_size=16, seed=3), tmp_path, quiet=True)
-    with pytest.raises(UserError, match=r"was 'nn_lib.models.mlp:MLP', is 'nn_lib.models.convnet"):
-        fit(mnist1d.get_config("cnn"), tmp_path, quiet=True)
-    assert tree(tmp_path) == before
-
-
-def test_settings_that_compute_nothing_may_change(tmp_path):
-    fit(small(), tmp_path, quiet=True)
-    fit(small(log_every=2, eval_every=4, checkpoint_every=3, num_steps=24), tmp_path, quiet=True)
-    assert lines(tmp_path)[-1]["step"] == 24
-
-
-def test_a_schedule_that_ends_with_the_run_cannot_be_made_longer(tmp_path):
-    cosine = OptimizerConfig(schedule="cosine")
-    fit(small(optimizer=cosine), tmp_path, quiet=True)
-    with pytest.raises(UserError, match=r"optimizer.decay_steps was 20, is 24"):
-        fit(small(optimizer=cosine, num_steps=24), tmp_path, quiet=True)
-
-
-def test_fewer_steps_than_were_taken_are_refused_and_nothing_changes(tmp_path):
-    fit(small(), tmp_path, quiet=True)
-    before = tree(tmp_path)
-    with pytest.raises(UserError, match="is at step 20, beyond num_steps 10"):
-        fit(small(num_steps=10), tmp_path, quiet=True)
-    assert tree(tmp_path) == before
-
-
 def test_streaming_instead_of_holding_the_data_is_the_same_run(tmp_path):
     fit(small(num_steps=10), tmp_path / "a", quiet=True)
     data = DataConfig(name="digits", in_memory_limit=0)
     fit(small(data=data), tmp_path / "a", quiet=True)
     fit(small(), tmp_path / "b", quiet=True)
     assert lines(tmp_path / "a") == lines(tmp_path / "b")
-
-
-def test_damaged_files_of_a_work_directory_are_named(tmp_path):
-    fit(small(), tmp_path, quiet=True)
-    (tmp_path / "data.json").write_text("{}")
-    with pytest.raises(UserError, match=r"holds a damaged data.json"):
-        restore(tmp_path)
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(UserError, match=r"holds a damaged config.json"):
-        restore(tmp_path)
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match=r"config.json.* cannot be read"):
-        restore(tmp_path)
-
-
-def test_a_folder_of_other_things_is_not_taken_over(tmp_path):
-    (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(UserError, match=r"holds other files and no config.json"):
-        fit(small(), tmp_path, quiet=True)
-    assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
-
-
-def test_a_file_is_no_work_directory(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="is a file; choose another"):
-        fit(small(), tmp_path / "file", quiet=True)
-
-
-def test_two_processes_cannot_train_in_one_directory(tmp_path):
-    import filelock
-
-    fit(small(), tmp_path, quiet=True)
-    with filelock.FileLock(tmp_path / ".lock"), pytest.raises(UserError, match="another process"):
-        fit(small(), tmp_path, quiet=True)
 
 
 def test_half_a_line_and_lines_beyond_the_checkpoint_are_dropped_on_resume(tmp_path):
@@ -466,42 +261,6 @@ def test_what_is_evaluated_and_restored_is_the_moving_average(tmp_path):
     assert float(pairs["accuracy"][0] / pairs["accuracy"][1]) == summary["test"]["accuracy"]
 
 
-def test_how_often_is_evaluated_may_not_change_where_it_drives_the_schedule(tmp_path):
-    optimizer = OptimizerConfig(name="sgd", learning_rate=0.1, schedule="plateau")
-    fit(small(optimizer=optimizer, num_steps=2), tmp_path, quiet=True)
-    with pytest.raises(UserError, match="another experiment: eval_every was 10, is 5"):
-        fit(small(optimizer=optimizer, num_steps=4, eval_every=5), tmp_path, quiet=True)
-
-
-PLATEAU = OptimizerConfig(schedule="plateau")
-NO_VALIDATION = DataConfig(name="mnist1d", train_split="train", validation_split="")
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"accumulation": 5}, "accumulation 5 does not divide the batch of 32"),
-        ({"accumulation": 0}, "accumulation must be a whole number, 1 or more"),
-        ({"ema_decay": 1.0}, "ema_decay must be at least 0 and below 1, got 1.0"),
-        ({"reduction": "max"}, "reduction must be mean or sum, got 'max'"),
-        ({"optimizer": PLATEAU, "eval_every": 0}, "plateau schedule needs eval_every above 0"),
-        (
-            {"optimizer": PLATEAU, "data": NO_VALIDATION},
-            "the plateau schedule needs a validation split, and there is none",
-        ),
-        (
-            {"optimizer": OptimizerConfig(frozen=("Conv_0",))},
-            r"optimizer.frozen: 'Conv_0' matches no parameter; there are Dense_0.bias, Dense_0.ke",
-        ),
-        ({"select_by": "f1"}, "select_by 'f1' is unknown; .*accuracy"),
-    ],
-)
-def test_a_mistake_of_the_recipe_is_named_before_anything_is_written(tmp_path, fields, message):
-    with pytest.raises(UserError, match=message):
-        fit(small(**fields), tmp_path / "run", quiet=True)
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_regression_is_selected_and_reported_by_its_own_metrics(tmp_path):
     data = DataConfig(name="wave")
     experiment = small(
@@ -517,16 +276,6 @@ def test_a_regression_is_selected_and_reported_by_its_own_metrics(tmp_path):
     assert set(summary["test"]) == {"loss", "mean_absolute_error", "r2"}
     assert 0.2 < summary["test"]["r2"] <= 1
     assert restore(tmp_path).experiment.model.num_classes == 1
-
-
-def test_a_run_from_before_a_field_was_added_goes_on_with_its_default(tmp_path):
-    fit(small(num_steps=5), tmp_path, quiet=True)
-    config = json.loads((tmp_path / "config.json").read_text())
-    del config["fields"]["ema_decay"], config["fields"]["optimizer"]["fields"]["rates"]
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    fit(small(num_steps=6), tmp_path, quiet=True)
-    with pytest.raises(UserError, match=r"another experiment: ema_decay was 0.0, is 0.5"):
-        fit(small(num_steps=7, ema_decay=0.5), tmp_path, quiet=True)
 
 
 def test_two_classes_may_be_told_apart_by_one_logit(tmp_path):

@@ -97,3 +97,41 @@ def test_every_parameter_has_a_finite_gradient_that_is_not_zero(name):
         without_condition = "condition_kernel" in where  # the default condition is zero
         assert jnp.isfinite(leaf).all(), where
         assert (jnp.abs(leaf).max() > 0) != without_condition, where
+
+
+SEQUENCES = [
+    name
+    for name, (module, _) in MODULES.items()
+    if "mask" in inspect.signature(type(module).__call__).parameters
+]
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_masked_steps_anywhere_change_neither_carry_nor_loss_nor_gradient(name):
+    """Three of them at the end of one sequence, amid another, at the start of the third."""
+    module, inputs = MODULES[name]
+    mask = np.ones((3, 11), bool)
+    mask[0, 8:] = mask[1, [2, 5, 6]] = mask[2, :3] = False
+    garbage = jnp.ones((), inputs.dtype) * 3  # a token or a number
+    longer = jnp.broadcast_to(garbage, (3, 11, *inputs.shape[2:]))
+    longer = longer.at[np.nonzero(mask)].set(inputs.reshape(24, *inputs.shape[2:]))
+    rest = {k: v for k, v in variables_of(name).items() if k != "params"}
+
+    def loss(params, x, on):
+        result = module.apply({"params": params, **rest}, x, mask=on)
+        outputs = outputs_of(result)
+        carry = [leaf for leaf in jax.tree.leaves(result) if leaf is not outputs]
+        if outputs.shape[:2] == on.shape:  # an output for every step; else one for a sequence
+            outputs = jnp.where(on[..., None], outputs, 0).sum(1)
+        return sum(jnp.sin(leaf).sum() for leaf in (outputs, *carry)), carry
+
+    @jax.jit
+    def both(params):
+        differentiate = jax.value_and_grad(loss, has_aux=True)
+        return differentiate(params, inputs, jnp.ones((3, 8), bool)), differentiate(
+            params, longer, jnp.asarray(mask)
+        )
+
+    plain, masked = both(variables_of(name)["params"])
+    assert jax.tree.leaves(plain[0][1])  # the carry
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), plain, masked)

@@ -14,9 +14,11 @@ README = (ROOT / "README.md").read_text()
 def test_its_snippets_run_and_train(snippet):
     names = {}
     exec(snippet, names)
-    before = names["layer"].init(jax.random.key(0), names["inputs"])
-    changed = jax.tree.map(lambda a, b: bool((a != b).any()), before, names["variables"])
+    loss, trained = names["loss"], names["variables"]
+    untrained = names["model"].init(jax.random.key(1), names["x"])
+    changed = jax.tree.map(lambda a, b: bool((a != b).any()), untrained, trained)
     assert all(jax.tree.leaves(changed))
+    assert loss(trained) < 0.2 * loss(untrained)
 
 
 def test_every_file_that_it_names_exists():

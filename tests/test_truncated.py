@@ -15,7 +15,7 @@ from nn_lib.data.sources import Corpus
 from nn_lib.models import CharLM
 from nn_lib.objectives import next_token
 from nn_lib.recurrent import RNN, Stacked, VanillaCell, from_equations
-from nn_lib.recurrent.truncated import read_window, truncated
+from nn_lib.recurrent.truncated import read_window, truncated_bptt
 from tests.cells import CELLS
 
 
@@ -47,7 +47,7 @@ def scalar_gradient(W, U, x, k1, k2):
         symbols = {"W_hh": np.zeros((1, 1)), "W_xh": np.array([[U]]), "b_h": np.zeros(1)}
         params = from_equations(cell, **symbols)["params"] | {"recurrent_kernel": W}
         apply = functools.partial(as_model, RNN(cell), {"params": {"cell": params}})
-        return truncated(apply, inputs, jnp.zeros((1, 1)), k1=k1, k2=k2)[0].sum()
+        return truncated_bptt(apply, inputs, jnp.zeros((1, 1)), k1=k1, k2=k2)[0].sum()
 
     return jax.grad(loss)(jnp.array([[W]]))[0, 0]
 
@@ -84,7 +84,7 @@ def test_outputs_and_state_are_the_plain_ones_and_long_windows_give_full_bptt(x6
         apply = functools.partial(as_model, layer, variables)
         arguments = {"reset": reset, "mask": mask}
         if cut:
-            outputs, last = truncated(apply, inputs, carry, k1=k1, k2=k2, **arguments)
+            outputs, last = truncated_bptt(apply, inputs, carry, k1=k1, k2=k2, **arguments)
         else:
             outputs, last = apply(inputs, carry=carry, **arguments)
         return jnp.sin(outputs).sum(), last
@@ -129,7 +129,7 @@ def test_a_reset_follows_the_end_of_a_document_in_training_and_evaluation():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda apply, x: truncated(apply, x, None, k1=3, k2=2), "1 <= k1 <= k2, got k1=3"),
+        (lambda apply, x: truncated_bptt(apply, x, None, k1=3, k2=2), "1 <= k1 <= k2, got k1=3"),
         (lambda apply, x: read_window(apply, x, None, advance=9), "advance from 1 to the window's"),
     ],
 )

@@ -45,8 +45,10 @@ class Program:
         self, apply: Callable, params: Any, values: Values, lstm: bool, *, sharded: bool = False
     ):
         v = Values(*map(jnp.asarray, values))
-        if sharded and len(v.h) % jax.device_count() == 0:
-            mesh = jax.make_mesh((jax.device_count(),), ("batch",))
+        count = jax.device_count()
+        if sharded and count > 1 and len(v.h) % count == 0:
+            auto = (jax.sharding.AxisType.Auto,)
+            mesh = jax.make_mesh((count,), ("batch",), axis_types=auto)
             by_batch = jax.NamedSharding(mesh, jax.P("batch"))
             v = jax.device_put(v, by_batch)
             params = jax.device_put(params, jax.NamedSharding(mesh, jax.P()))

@@ -9,7 +9,8 @@ from nn_lib.recurrent.lstm import LSTMCell
 from nn_lib.recurrent.mut import MUT1Cell, MUT2Cell, MUT3Cell
 from nn_lib.recurrent.nas import NASCell
 from nn_lib.recurrent.scan import RNN, lengths_to_mask
-from nn_lib.recurrent.vanilla import VanillaCell
+from nn_lib.recurrent.truncated import read_window, truncated_bptt
+from nn_lib.recurrent.vanilla import VanillaCell, output_distribution
 
 __all__ = [
     "RNN",
@@ -26,5 +27,8 @@ __all__ = [
     "VanillaCell",
     "from_equations",
     "lengths_to_mask",
+    "output_distribution",
+    "read_window",
     "to_equations",
+    "truncated_bptt",
 ]

@@ -61,24 +61,22 @@ def _gradient(saved, cotangent):
     tanh_c = jnp.tanh(c)
     c_of_h = (0.5 * o + 0.5) * (1 - tanh_c**2)  # dh_t / dc_t
     # d(c_t or h_t) / d(argument of t), block by block: i, f, g act on c_t, o acts on h_t.
-    k_i = g * (0.5 - 0.5 * i**2)
-    k_f = c_before * (0.5 - 0.5 * f**2)
-    k_o = tanh_c * (0.5 - 0.5 * o**2)
-    k_g = (0.5 * i + 0.5) * (1 - g**2)
+    factors = jnp.concatenate([0.5 * g, 0.5 * c_before, 0.5 * tanh_c, 0.5 * i + 0.5], axis=-1)
+    k = where(on, factors * (1 - t**2), 0)
+    c_of_h = where(on, c_of_h, 0)
     forget = where(on, 0.5 * f + 0.5, 1)
-    c_of_h, k_i, k_f, k_o, k_g = (where(on, k, 0) for k in (c_of_h, k_i, k_f, k_o, k_g))
     transposed = recurrent_kernel.T
 
     def step(state, now):
         dc, dh = state
-        d_out, a, ki, kf, ko, kg, f, again, on = now
+        d_out, a, k, f, again, on = now
         through = held(on, dh)
         dh = dh + d_out
         dc = dc + dh * a
-        d = jnp.concatenate([ki * dc, kf * dc, ko * dh, kg * dc], axis=-1)
+        d = k * jnp.concatenate([dc, dc, dh, dc], axis=-1)
         return kept(again, (dc * f, d @ transposed + through)), d
 
-    steps = (where(on, d_outputs, 0), c_of_h, k_i, k_f, k_o, k_g, forget, again, on)
+    steps = (where(on, d_outputs, 0), c_of_h, k, forget, again, on)
     d_carry, d = lax.scan(step, (dc, dh), steps, reverse=True)
     d_kernel = jnp.einsum("tbh,tbg->hg", h_before, d)
     return d_kernel, d, d_carry, None, None

@@ -51,7 +51,7 @@ def read_window(apply: Callable, inputs, carry, *, advance: int, reset=None, mas
     return jnp.concatenate([before, after], axis=1), following, last
 
 
-def truncated(apply: Callable, inputs, carry, *, k1: int, k2: int, reset=None, mask=None):
+def truncated_bptt(apply: Callable, inputs, carry, *, k1: int, k2: int, reset=None, mask=None):
     """Whole sequences, whose gradient is that of TBPTT(k1, k2) with the weights held.
 
     The outputs and the state are those of `apply`. In the gradient of a loss of output t, at the
@@ -70,7 +70,7 @@ def truncated(apply: Callable, inputs, carry, *, k1: int, k2: int, reset=None, m
       `(outputs [B, T, ...], carry)`.
     """
     if not 1 <= k1 <= k2:
-        raise UserError(f"truncated expects 1 <= k1 <= k2, got k1={k1} and k2={k2}")
+        raise UserError(f"truncated_bptt expects 1 <= k1 <= k2, got k1={k1} and k2={k2}")
     batch, length = inputs.shape[:2]
     windows = -(-length // k1)
     left, right = k2 - k1, windows * k1 - length

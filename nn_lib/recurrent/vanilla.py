@@ -3,10 +3,16 @@
 from collections.abc import Callable
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from nn_lib.recurrent.cell import Cell
 from nn_lib.recurrent.vanilla_sequence import vanilla_sequence
+
+
+def output_distribution(W_hy: jax.Array, h: jax.Array) -> jax.Array:
+    """The lectures' output rule `y_t = softmax(W_hy h_t)`, for `h [..., H]` and `W_hy [C, H]`."""
+    return jax.nn.softmax(h @ W_hy.T)
 
 
 class VanillaCell(Cell):
