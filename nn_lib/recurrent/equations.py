@@ -10,7 +10,8 @@ from nn_lib.recurrent.cell import Cell
 from nn_lib.recurrent.conditioned import ConditionedVanillaCell
 from nn_lib.recurrent.gru import GRUCell
 from nn_lib.recurrent.highway import RecurrentHighwayCell
-from nn_lib.recurrent.lstm import GATES, LSTMCell
+from nn_lib.recurrent.lstm import LSTMCell
+from nn_lib.recurrent.lstm_variants import GATES
 from nn_lib.recurrent.mut import MUT1Cell, MUT2Cell, MUT3Cell
 from nn_lib.recurrent.nas import NASCell
 from nn_lib.recurrent.vanilla import VanillaCell

@@ -1,15 +1,13 @@
-"""The long short-term memory cell and its published variants."""
+"""The long short-term memory cell."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jax.nn import sigmoid
 
 from nn_lib.checks import check_choice
+from nn_lib.recurrent import lstm_variants
 from nn_lib.recurrent.cell import Cell
 from nn_lib.recurrent.lstm_sequence import lstm_sequence
-
-# What `gates` means: the blocks of the kernels, in their order.
-GATES = {"all": "ifog", "coupled": "fog", "no_forget": "iog"}
 
 
 class LSTMCell(Cell):
@@ -43,8 +41,8 @@ class LSTMCell(Cell):
 
     @nn.compact
     def weights(self, input_features: int):
-        check_choice("LSTMCell: gates", self.gates, GATES)
-        blocks, H = GATES[self.gates], self.features
+        check_choice("LSTMCell: gates", self.gates, lstm_variants.GATES)
+        blocks, H = lstm_variants.GATES[self.gates], self.features
 
         def bias_init(key, shape, dtype):
             begin = [self.forget_bias if block == "f" else 0.0 for block in blocks]
@@ -56,16 +54,7 @@ class LSTMCell(Cell):
             bias_init=bias_init,
             recurrent_features=self.projection or H,
         )
-        zeros, ones = nn.initializers.zeros, nn.initializers.ones
-        extra: dict[str, tuple] = {}
-        if self.peephole:
-            extra |= {f"peephole_{gate}": (zeros, (H,)) for gate in blocks if gate != "g"}
-        if self.projection:
-            extra["projection_kernel"] = (self.kernel_init, (H, self.projection))
-        if self.layer_norm:
-            width = (len(blocks) * H,)
-            extra |= {"scale_x": (ones, width), "scale_h": (ones, width)}
-            extra |= {"scale_c": (ones, (H,)), "bias_c": (zeros, (H,))}
+        extra = lstm_variants.parameters(self)
         more = {name: self.param(name, *made, self.param_dtype) for name, made in extra.items()}
         return w | self.cast(more)
 
@@ -73,29 +62,17 @@ class LSTMCell(Cell):
     def project(self, w, x):
         product = x @ w["kernel"]
         if self.layer_norm:
-            product = _standardize(product) * w["scale_x"]
+            product = lstm_variants.standardize(product) * w["scale_x"]
         return product + w["bias"]
 
     @nn.nowrap
     def step(self, w, carry, projected):
+        if not self.written_out:
+            return lstm_variants.step(self, w, carry, projected)
         c, h = carry
-        product = self.seen(w, h) @ w["recurrent_kernel"]
-        if self.layer_norm:
-            product = _standardize(product) * w["scale_h"]
-        blocks = GATES[self.gates]
-        a = dict(zip(blocks, jnp.split(projected + product, len(blocks), axis=-1)))
-
-        def gate(name, c):
-            seen = w[f"peephole_{name}"] * c if self.peephole else 0.0
-            return jax.nn.sigmoid(a[name] + seen)
-
-        f = gate("f", c) if "f" in a else 1.0
-        i = gate("i", c) if "i" in a else 1 - f
-        c = f * c + i * jnp.tanh(a["g"])
-        shown = _standardize(c) * w["scale_c"] + w["bias_c"] if self.layer_norm else c
-        h = gate("o", c) * jnp.tanh(shown)
-        if self.projection:
-            h = h @ w["projection_kernel"]
+        i, f, o, g = jnp.split(projected + self.seen(w, h) @ w["recurrent_kernel"], 4, axis=-1)
+        c = sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)
+        h = sigmoid(o) * jnp.tanh(c)
         return (c, h), h
 
     @property
@@ -119,9 +96,3 @@ class LSTMCell(Cell):
         """c = h = 0."""
         c = super().initialize_carry(rng, input_shape)
         return c, jnp.zeros((*c.shape[:-1], self.projection or self.features), c.dtype)
-
-
-def _standardize(x: jax.Array) -> jax.Array:
-    """Mean 0 and variance 1 over the last axis."""
-    mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
-    return (x - mean) * jax.lax.rsqrt(variance + 1e-6)
