@@ -6,7 +6,7 @@ Data     adding/200 and copy_memory/100, generated on first use, no download: 20
          train on
 Command  python -m experiments.train --config=configs/memory.py:adding_lstm --workdir=runs/adding
 Variants :adding_lstm (default) :adding_gru :adding_vanilla :adding_irnn
-         :copy_lstm :copy_gru :copy_vanilla
+         :copy_lstm :copy_gru :copy_vanilla :copy_irnn
 Hardware 2 CPU cores, minutes
 Without a memory: a mean squared error of 1/6 = 0.1667, or a loss of 10 ln(8) / 120 = 0.1733
 Ledger   :adding_lstm     test loss 0.01  1 seed

@@ -2,15 +2,14 @@
 
 python -m experiments.gradient_flow --workdir=runs/flow --runs=configs/memory.py,runs/adding
 Every run is a config, whose initial parameters are looked at, or a work directory, whose trained
-ones are. Draws, for one batch: the norm of dL/dh_t over time, the largest singular value of
-dh_t/dh_0, the eigenvalues of the recurrent matrices, and the norm of dL/d(output) of dense and
-convolutional layers. The arrays go to gradient_flow.npz.
+ones are. Draws, for one batch: the norm of dL/dh_t over time; the largest singular value of
+dh_t/dh_0, in the order of running; the eigenvalues of the recurrent matrices; the norm of
+dL/d(output) of dense and convolutional layers. The arrays go to gradient_flow.npz.
 """
 
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
@@ -19,7 +18,6 @@ from nn_lib.analysis import gradient_flow
 from nn_lib.checks import UserError
 from nn_lib.data import load
 from nn_lib.data.batches import evaluation_batches
-from nn_lib.recurrent.cell import Cell
 from nn_lib.train import Experiment, restore
 from nn_lib.train.run import Run
 
@@ -49,10 +47,12 @@ def main() -> None:
     arrays: dict[str, Any] = {}
     for flow in flows:
         arrays |= {f"{flow.name} dL/dh_t": flow.time, f"{flow.name} dh_t/dh_0": flow.products}
+        for number, own in enumerate(flow.spectra):
+            arrays |= {f"{flow.name} {kind} {number}": values for kind, values in own.items()}
         print(f"{flow.name}: |dL/dh_t| is {flow.time[0]:.3g} at the first step, ", end="")
         print(f"{flow.time[-1]:.3g} at the last")
     for source, depth in layers.items():
-        arrays[f"{source} layers"] = np.array(list(depth.values()))
+        arrays |= {f"{source} dL/d {path}": np.array(norm) for path, norm in depth.items()}
         for path, norm in depth.items():
             print(f"{source}: |dL/d output| of {path} is {norm:.3g}")
     np.savez(folder / "gradient_flow.npz", **arrays)
@@ -89,14 +89,16 @@ def analyse(source: str, experiment: Experiment, variables):
     gradients = gradient_flow.state_gradients(loss, variables) if found else {}
     for path, layer in found.items():
         over_time = gradient_flow.norms_over_time(gradients[path])
-        products, spectra = np.zeros(0), []
-        if isinstance(layer.cell, Cell):
-            jacobians = gradient_flow.jacobians(layer.cell, layer.variables, layer.inputs[0])
+        rnn, products = layer.rnn, np.zeros(0)
+        if not (rnn.zoneout or rnn.learned_initial_carry):  # jacobians knows neither
+            sequence = layer.inputs[0][::-1] if rnn.reverse else layer.inputs[0]
+            jacobians = gradient_flow.jacobians(rnn.cell, layer.variables, sequence)
             products = gradient_flow.product_singular_values(jacobians)[:, 0]
-            spectra = gradient_flow.spectra(layer.cell, layer.variables)
+        spectra = gradient_flow.spectra(rnn.cell, layer.variables)
         flows.append(Flow(f"{source} {path}", over_time, products, spectra))
     by_layer = gradient_flow.layer_gradients(loss, variables)
-    return flows, {path: float(jnp.linalg.norm(g)) for path, g in by_layer.items()}
+    norms = {path: np.linalg.norm(np.asarray(g, np.float64)) for path, g in by_layer.items()}
+    return flows, {path: float(norm) for path, norm in norms.items()}
 
 
 def draw(file: Path, flows: list[Flow], layers: dict[str, dict[str, float]]) -> None:
@@ -118,7 +120,10 @@ def draw(file: Path, flows: list[Flow], layers: dict[str, dict[str, float]]) -> 
     for source, norms in layers.items():
         depth.semilogy(_positive(np.array(list(norms.values()))), "o-", label=source)
     time.set(xlabel="step t", title="norm of dL/dh_t")
-    products.set(xlabel="step t", title="largest singular value of dh_t/dh_0, one sequence")
+    products.set(
+        xlabel="step in the order of running",
+        title="largest singular value of dh_t/dh_0, one sequence",
+    )
     plane.set(title="eigenvalues of the recurrent matrices", aspect="equal")
     depth.set(xlabel="layer", title="norm of dL/d(output), dense and convolutional layers")
     for axis in (time, products, plane, depth):

@@ -9,9 +9,11 @@ objective has; `model_state` holds the mutable collections after the call (batch
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from nn_lib import losses, metrics
@@ -72,7 +74,7 @@ def tag(model, variables, batch, rngs, carry, train: bool):
     """One class for every step: mean cross-entropy of `model(inputs) [B, T, C]`.
 
     Args:
-      batch: `inputs [B, T, ...]`, `labels int[B, T]`, `mask bool[B]`.
+      batch: `inputs [B, T, ...]`, `labels int[B, T]`, `mask bool[B]` or `[B, T]`.
 
     The metrics are those of `classify`, over steps, and `exact`, the sequences with every step
     right. Every batch starts from the model's own initial carry.
@@ -84,12 +86,13 @@ def tag(model, variables, batch, rngs, carry, train: bool):
             f"tag expects outputs [B, T, C] for labels {list(labels.shape)}, got "
             f"{list(logits.shape)}; a SequenceClassifier gives them by readout='every'"
         )
-    steps = jnp.broadcast_to(batch["mask"][:, None], labels.shape)
+    mask = batch["mask"]
+    steps = jnp.broadcast_to(mask if mask.ndim == 2 else mask[:, None], labels.shape)
     loss, measured = _classification(
         logits.reshape(-1, logits.shape[-1]), labels.ravel(), steps.ravel(), train, 0
     )
-    right = jnp.all(jnp.argmax(logits, axis=-1) == labels, axis=1)
-    measured["exact"] = metrics.masked_sum(right.astype(jnp.float32), batch["mask"])
+    right = jnp.all((jnp.argmax(logits, axis=-1) == labels) | ~steps, axis=1)
+    measured["exact"] = metrics.masked_sum(right.astype(jnp.float32), steps.any(axis=1))
     return loss, measured, model_state, carry
 
 
@@ -155,11 +158,16 @@ def next_token(model, variables, batch, rngs, carry, train: bool):
     """
     targets, mask = batch["targets"], batch["mask"]
     overlap = mask.shape[1] - targets.shape[1]
-    model_state = {}
+    model_state = {name: tree for name, tree in variables.items() if name != "params"}
+    calls = itertools.count()
 
     def apply(inputs, **arguments):
+        """The model on a part of the window, with noise of its own."""
         nonlocal model_state
-        result, model_state = _apply(model, variables, rngs, train, inputs, **arguments)
+        call = next(calls)
+        keys = {name: jax.random.fold_in(key, call) if call else key for name, key in rngs.items()}
+        now = {**variables, **model_state}
+        result, model_state = _apply(model, now, keys, train, inputs, **arguments)
         return result
 
     logits, carry, _ = read_window(

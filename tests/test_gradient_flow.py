@@ -79,6 +79,31 @@ def test_a_states_gradient_is_that_of_the_carry_of_what_follows(x64, name, rever
     )
 
 
+def test_a_jitted_loss_and_tiny_gradients_are_no_obstacle():
+    layer, inputs = RNN(GRUCell(3)), jnp.ones((2, 4, 3))
+    variables = layer.init(jax.random.key(0), inputs)
+    loss = jax.jit(lambda v: 1e-25 * layer.apply(v, inputs)[1].sum())
+    loss(variables)
+    norms = flow.norms_over_time(flow.state_gradients(loss, variables)[""])
+    whole = flow.norms_over_time(
+        flow.state_gradients(lambda v: layer.apply(v, inputs=inputs)[1].sum(), variables)[""]
+    )
+    np.testing.assert_allclose(norms, 1e-25 * whole, rtol=1e-5)
+
+
+def test_layers_within_the_scan_of_a_foreign_cell_are_left_out():
+    model = SequenceClassifier(RNN(nn.GRUCell(4)), num_classes=2)
+    inputs = jnp.ones((2, 4, 3))
+    variables = jax.jit(model.init)(jax.random.key(0), inputs)
+
+    def loss(variables):
+        return model.apply(variables, inputs)[0].sum()
+
+    assert list(flow.layer_gradients(loss, variables)) == ["Dense_0"]
+    with pytest.raises(UserError, match="the states of a GRUCell cannot be perturbed"):
+        flow.state_gradients(loss, variables)
+
+
 def test_every_recurrent_layer_of_a_model_is_found():
     cells = GRUCell(3), LSTMCell(4), LSTMCell(4)
     stack = Stacked([RNN(cells[0]), Bidirectional(RNN(cells[1]), RNN(cells[2], reverse=True))])

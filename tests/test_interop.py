@@ -87,6 +87,9 @@ def test_without_biases_they_are_zero():
         (RNN(LSTMCell(4)), {"weight_hh_l0": np.zeros((16, 3))}, r"is \[16, 3\], not \[16, 4\]"),
         (RNN(MUT3Cell(4)), {}, "it has not this MUT3Cell"),
         (RNN(GRUCell(4)), {}, r"GRUCell\(reset_after=True\); it has not this GRUCell"),
+        (RNN(LSTMCell(4), zoneout=0.1), {}, "neither zoneout nor a learned state"),
+        (Stacked([RNN(LSTMCell(4))], residual=True), {}, "no residual connections"),
+        (Stacked([RNN(LSTMCell(4)), RNN(LSTMCell(5))]), {}, "layer 1 differs from layer 0"),
         (RNN(LSTMCell(4), reverse=True), {}, r"layer 0 is another: RNN\(reverse=True\)"),
     ],
 )

@@ -10,6 +10,7 @@ from nn_lib.checks import UserError
 from nn_lib.recurrent import (
     RNN,
     Bidirectional,
+    GRUCell,
     LSTMCell,
     Stacked,
     VanillaCell,
@@ -189,6 +190,58 @@ def test_mistakes_are_named(inputs, flags, message):
     layer = RNN(VanillaCell(4))
     with pytest.raises(UserError, match=message):
         layer.init(jax.random.key(0), np.zeros(inputs, np.float32), **flags)
+
+
+def test_a_carry_is_needed_for_every_layer():
+    stack = Stacked([RNN(VanillaCell(4)), RNN(VanillaCell(4)), RNN(VanillaCell(4))])
+    x, h = jnp.ones((2, 5, 4)), jnp.zeros((2, 4))
+    with pytest.raises(UserError, match="of 3 carries, one for every layer, got a tuple of 2"):
+        stack.init(jax.random.key(0), x, initial_carry=(h, h))
+    both = Bidirectional(RNN(VanillaCell(4)), RNN(VanillaCell(4), reverse=True))
+    with pytest.raises(UserError, match="Bidirectional expects an initial_carry of 2 carries"):
+        both.init(jax.random.key(0), x, initial_carry=h)
+
+
+@pytest.mark.parametrize("cell", [LSTMCell(4), GRUCell(4)])
+def test_inputs_of_another_width_than_the_parameters_are_named(cell):
+    layer = RNN(cell)
+    variables = layer.init(jax.random.key(0), jnp.ones((2, 5, 4)))
+    with pytest.raises(UserError, match=r"made for, F = 4, got F = 7; use the inputs of init"):
+        layer.apply(variables, jnp.ones((2, 5, 7)))
+    with pytest.raises(UserError, match="expects chunk, steps, or 0 for none, got -3"):
+        layer.clone(chunk=-3).apply(variables, jnp.ones((2, 5, 4)))
+
+
+def test_lists_are_masks_too():
+    layer, x = RNN(VanillaCell(4)), jnp.ones((2, 3, 4))
+    variables = layer.init(jax.random.key(0), x)
+    _, found = layer.apply(variables, x, mask=[[True, True, False], [True, False, False]])
+    _, expected = layer.apply(variables, x, mask=lengths_to_mask([2, 1], 3))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_subclass_with_a_step_of_its_own_runs_that_step():
+    class Sevens(LSTMCell):
+        def step(self, w, carry, projected):
+            carry, h = super().step(w, carry, projected)
+            return carry, jnp.full_like(h, 7)
+
+    layer, x = RNN(Sevens(4)), jnp.ones((2, 3, 4))
+    _, outputs = layer.apply(layer.init(jax.random.key(0), x), x)
+    assert (outputs == 7).all()
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "recurrent_highway"])
+def test_parameters_may_be_half_precision(name):
+    layer, x = (
+        RNN(CELLS[name](4).clone(param_dtype=jnp.bfloat16)),
+        jnp.ones((2, 3, 4), jnp.bfloat16),
+    )
+    variables = layer.init(jax.random.key(0), x)
+    gradient = jax.grad(lambda v: layer.apply(v, x)[1].astype(jnp.float32).sum())(variables)
+    assert {leaf.dtype for leaf in jax.tree.leaves((variables, gradient))} == {
+        jnp.dtype(jnp.bfloat16)
+    }
 
 
 def test_tokens_are_to_be_embedded_first():

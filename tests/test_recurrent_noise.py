@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from nn_lib.checks import UserError
-from nn_lib.recurrent import RNN, GRUCell, LSTMCell, VanillaCell, from_equations
+from nn_lib.recurrent import (
+    RNN,
+    ConditionedVanillaCell,
+    GRUCell,
+    LSTMCell,
+    VanillaCell,
+    from_equations,
+)
 from tests.cells import CELLS
 
 NOISE = {"train": True, "rngs": {"dropout": jax.random.key(5)}}
@@ -93,6 +100,15 @@ def test_noise_is_for_training_and_does_not_depend_on_chunks(x64, name):
     _, plain = RNN(CELLS[name](4), reverse=True).apply(variables, x, mask=mask)
     np.testing.assert_array_equal(quiet, plain)
     assert np.abs(noisy - plain).max() > 0.01
+
+
+def test_a_condition_is_no_state_that_zoneout_could_keep():
+    cell = ConditionedVanillaCell(4, condition_features=2, first_step_only=True)
+    layer, x = RNN(cell, zoneout=0.3), jnp.ones((1, 3, 2))
+    carry = (jnp.zeros((1, 4)), jnp.ones((1, 2)))
+    variables = layer.init(jax.random.key(0), x, initial_carry=carry)
+    (_, v), _ = layer.apply(variables, x, initial_carry=carry)
+    np.testing.assert_array_equal(v, 0)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nn_lib.checks import UserError
 from nn_lib.data.batches import CorpusBatches
 from nn_lib.data.sources import Corpus
-from nn_lib.models import CharLM
+from nn_lib.models import CharLM, SequenceClassifier
 from nn_lib.objectives import next_token
 from nn_lib.recurrent import RNN, Stacked, VanillaCell, from_equations
 from nn_lib.recurrent.truncated import read_window, truncated_bptt
@@ -117,6 +117,33 @@ def test_windows_that_overlap_give_the_losses_of_those_that_do_not():
     assert np.ptp(losses[0]) > 0.01
 
 
+def test_the_parts_of_an_overlapping_window_have_noise_of_their_own():
+    model = CharLM(5, VanillaCell(6), dropout=0.5)
+    tokens = np.zeros((1, 8), np.int32)
+    variables = jax.jit(model.init)(jax.random.key(0), tokens)
+    params = jax.tree.map(jnp.zeros_like, variables["params"])
+    params["output"]["kernel"] += 1.0
+    params["recurrent"]["layers_0"]["cell"]["bias"] += 1.0  # every output shows its own mask
+    seen = []
+
+    class Watched:
+        def apply(self, *arguments, **keywords):
+            result = model.apply(*arguments, **keywords)
+            seen.append(np.asarray(result[0][..., 0]))
+            return result
+
+    batch = {
+        "inputs": tokens,
+        "targets": tokens[:, :4],
+        "reset": np.zeros((1, 8), bool),
+        "mask": np.ones((1, 8), bool),
+    }
+    rngs = {"dropout": jax.random.key(1)}
+    next_token(Watched(), {"params": params}, batch, rngs, model.initialize_carry(1), True)
+    first, second = seen
+    assert first.shape == second.shape == (1, 4) and not np.allclose(first, second)
+
+
 def test_a_reset_follows_the_end_of_a_document_in_training_and_evaluation():
     corpus = Corpus(np.array([0, 1, 2, 0, 0, 1, 2, 2, 1, 0, 1], np.int32), document_end=2)
     at = [CorpusBatches(corpus, 1, 5).at(step)["reset"][0].tolist() for step in (0, 1)]
@@ -126,9 +153,21 @@ def test_a_reset_follows_the_end_of_a_document_in_training_and_evaluation():
     ]
 
 
+LAST = SequenceClassifier(RNN(VanillaCell(3)), num_classes=2)
+
+
+def classifier(x, **arguments):
+    return LAST.init_with_output(jax.random.key(0), x, **arguments)[0]
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda apply, x: truncated_bptt(apply, x, None, k1=2, k2=2), "first step, got None"),
+        (
+            lambda apply, x: truncated_bptt(classifier, x, jnp.zeros((2, 3)), k1=2, k2=2),
+            r"an output for every step, \[2, 7, ...\], got \[2, 2\]",
+        ),
         (lambda apply, x: truncated_bptt(apply, x, None, k1=3, k2=2), "1 <= k1 <= k2, got k1=3"),
         (lambda apply, x: read_window(apply, x, None, advance=9), "advance from 1 to the window's"),
     ],

@@ -29,39 +29,49 @@ class Layer(NamedTuple):
     """A recurrent layer that a loss runs through.
 
     Attributes:
-      cell: unbound.
-      variables: of the cell, `{'params': ...}`.
+      rnn: the `RNN`, unbound.
+      variables: of its cell, `{'params': ...}`.
       inputs: that the layer read, `[B, T, F]`.
       carry: its last, whose arrays begin with B.
     """
 
-    cell: nn.RNNCellBase
+    rnn: Any
     variables: dict[str, Any]
     inputs: jax.Array
     carry: Any
 
 
 def recurrent_layers(loss: Callable, variables) -> dict[str, Layer]:
-    """Every `RNN` that `loss(variables)` calls, by its path in the model."""
+    """Every `RNN` that `loss(variables)` calls, by its path in the model.
+
+    Raises:
+      UserError: there is none, or one that is called twice.
+    """
     found: dict[str, Layer] = {}
 
     def watch(call, args, kwargs, context):
         result = call(*args, **kwargs)
         if isinstance(context.module, RNN) and context.method_name == "__call__":
-            cell = context.module.cell
-            path = "/".join(context.module.path)
-            found[path] = Layer(cell.clone(parent=None), cell.variables, args[0], result[0])
+            rnn = context.module
+            path = "/".join(rnn.path)
+            if path in found:
+                raise UserError(f"gradient_flow: the RNN {path!r} is called twice; call it once")
+            inputs = args[0] if args else kwargs["inputs"]
+            found[path] = Layer(rnn.clone(parent=None), rnn.cell.variables, inputs, result[0])
         return result
 
     with nn.intercept_methods(watch):
-        loss(variables)
+        _plain(loss)(variables)
     if not found:
         raise UserError("gradient_flow: there is no RNN in this model")
     return found
 
 
 def state_gradients(loss: Callable, variables) -> dict[str, Any]:
-    """dL/dh_t by all paths, of every `RNN` that the loss calls.
+    """dL/dh_t by all paths, of every `RNN` with one of our cells that the loss calls.
+
+    Of an LSTM both c_t and h_t are states; what c_t does through h_t of the same step counts as
+    h_t's.
 
     Args:
       loss: `variables -> scalar`; it applies a model to them.
@@ -71,6 +81,7 @@ def state_gradients(loss: Callable, variables) -> dict[str, Any]:
       {path of the RNN: the tree of its carry, leaves `[B, T, ...]`}, entry t for the state after
       the step of input t; zero where the step is masked.
     """
+    loss = _plain(loss)
     layers = recurrent_layers(loss, variables)
     zeros = {
         path: jax.tree.map(
@@ -118,7 +129,7 @@ def weight_term_norms(cell: Cell, variables, inputs: jax.Array, error: Callable)
     @jax.jit
     def norms(step):
         gradient = jax.grad(lambda copies: errors(copies)[step])(copies)
-        return jax.tree.map(lambda g: jnp.linalg.norm(g.reshape(len(g), -1), axis=1), gradient)
+        return jax.tree.map(lambda g: _norm(g.reshape(len(g), -1)), gradient)
 
     return jax.lax.map(norms, jnp.arange(inputs.shape[1]))
 
@@ -207,6 +218,7 @@ def layer_gradients(loss: Callable, variables) -> dict[str, jax.Array]:
       {path of the layer: an array like its output}; calls of a shared layer after the first have
       `#2`, `#3` and so on behind the path.
     """
+    loss = _plain(loss)
     zeros: dict[str, jax.Array] = {}
 
     def outputs_of_layers(handle: Callable):
@@ -226,14 +238,18 @@ def layer_gradients(loss: Callable, variables) -> dict[str, jax.Array]:
         return nn.intercept_methods(intercept)
 
     def remember(path, result):
-        zeros[path] = jnp.zeros_like(result)
+        if not isinstance(result, jax.core.Tracer):  # inside of a scan over time
+            zeros[path] = jnp.zeros_like(result)
         return result
 
     with outputs_of_layers(remember):
         loss(variables)
 
     def loss_of(shifts):
-        with outputs_of_layers(lambda path, result: result + shifts[path]):
+        def shift(path, result):
+            return result + shifts[path] if path in shifts else result
+
+        with outputs_of_layers(shift):
             return loss(variables)
 
     gradients = jax.jit(jax.grad(loss_of))(zeros)
@@ -244,5 +260,18 @@ def norms_over_time(gradients) -> np.ndarray:
     """`[T]`: the norm of a tree with leaves `[B, T, ...]` at every step, over batch and units."""
     squares: Any = 0.0
     for leaf in jax.tree.leaves(gradients):
-        squares = squares + jnp.sum(leaf**2, axis=(0, *range(2, leaf.ndim)))
-    return np.asarray(jnp.sqrt(squares))
+        wide = np.asarray(leaf, np.float64)  # the squares of a vanishing gradient underflow
+        squares = squares + np.sum(wide**2, axis=(0, *range(2, leaf.ndim)))
+    return np.sqrt(squares)
+
+
+def _norm(rows: jax.Array) -> jax.Array:
+    """The norm of every row, by way of its largest entry: squares alone underflow."""
+    largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
+    scale = jnp.where(largest > 0, largest, 1)
+    return scale[:, 0] * jnp.linalg.norm(rows / scale, axis=1)
+
+
+def _plain(loss: Callable) -> Callable:
+    """What a jitted loss was made of: calls of its modules are to be seen."""
+    return getattr(loss, "__wrapped__", loss) if hasattr(loss, "lower") else loss

@@ -171,7 +171,11 @@ def _text_data_set(config: DataConfig, texts: dict[str, str]) -> DataSet:
 def _document_end(config: DataConfig, vocabulary: Vocabulary) -> int | None:
     if not config.document_end:
         return None
-    if len(config.document_end) != 1 or config.document_end not in vocabulary.characters:
+    if (
+        not isinstance(config.document_end, str)
+        or len(config.document_end) != 1
+        or config.document_end not in vocabulary.characters
+    ):
         raise UserError(
             "data.document_end expects one character that occurs in the text, got "
             f"{config.document_end!r}"

@@ -76,6 +76,8 @@ def from_torch(model: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, Any
 def to_torch(model: nn.Module, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Torch's state dict of the same function; the second bias is zero where one would do."""
     state_dict: dict[str, np.ndarray] = {}
+    if "params" not in variables:
+        raise UserError("to_torch expects variables {'params': ...}, as init returns them")
     for path, suffix, cell in _passes(model):
         params = variables["params"]
         for key in (*path, "cell"):
@@ -84,6 +86,7 @@ def to_torch(model: nn.Module, variables: Mapping[str, Any]) -> dict[str, np.nda
     return state_dict
 
 
+_SAME = ("features", "projection", "activation", "reset_after", "double_bias")
 _NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
 
 
@@ -94,6 +97,9 @@ def _passes(model: nn.Module) -> Iterator[tuple[tuple[str, ...], str, nn.RNNCell
     """
     stacked = isinstance(model, Stacked)
     layers = model.layers if stacked else (model,)
+    if stacked and model.residual:
+        raise UserError("torch's recurrent layers have no residual connections; residual=False")
+    first = None
     for index, layer in enumerate(layers):
         path = (f"layers_{index}",) if stacked else ()
         if isinstance(layer, Bidirectional):
@@ -110,6 +116,15 @@ def _passes(model: nn.Module) -> Iterator[tuple[tuple[str, ...], str, nn.RNNCell
                     + (f"(reverse={run.reverse})" if isinstance(run, RNN) else "")
                 )
             _check_cell(run.cell)
+            if run.zoneout or run.learned_initial_carry:
+                raise UserError(f"layer {index}: torch has neither zoneout nor a learned state")
+            kind = (len(runs), *(getattr(run.cell, name, None) for name in _SAME))
+            first = (type(run.cell), *kind) if first is None else first
+            if (type(run.cell), *kind) != first:
+                raise UserError(
+                    f"torch's layers are all alike; layer {index} differs from layer 0 in its "
+                    "cell, its width or its directions"
+                )
             yield where, f"_l{index}" + "_reverse" * backward, run.cell
 
 

@@ -1,5 +1,6 @@
 """Recurrent cells behind one contract, and the drivers that run them over time."""
 
+from nn_lib.recurrent.arguments import lengths_to_mask
 from nn_lib.recurrent.compose import Bidirectional, Stacked
 from nn_lib.recurrent.conditioned import ConditionedVanillaCell
 from nn_lib.recurrent.equations import from_equations, to_equations
@@ -8,7 +9,7 @@ from nn_lib.recurrent.highway import RecurrentHighwayCell
 from nn_lib.recurrent.lstm import LSTMCell
 from nn_lib.recurrent.mut import MUT1Cell, MUT2Cell, MUT3Cell
 from nn_lib.recurrent.nas import NASCell
-from nn_lib.recurrent.scan import RNN, lengths_to_mask
+from nn_lib.recurrent.scan import RNN
 from nn_lib.recurrent.truncated import read_window, truncated_bptt
 from nn_lib.recurrent.vanilla import VanillaCell, output_distribution
 

@@ -49,6 +49,11 @@ class Cell(nn.RNNCellBase):
         return carry
 
     @nn.nowrap
+    def zoneout_rates(self, rate: float, carry) -> tuple[float, ...]:
+        """A probability of zoneout spread over the arrays of the carry."""
+        return (rate,) * len(jax.tree.leaves(carry))
+
+    @nn.nowrap
     def seen(self, w, h: jax.Array) -> jax.Array:
         """h as the recurrent products see it: under the driver's `state_dropout`, if any."""
         return h * w["state_noise"] if "state_noise" in w else h
@@ -60,8 +65,18 @@ class Cell(nn.RNNCellBase):
 
     @property
     def written_out(self) -> bool:
-        """Whether `sequence` computes what the steps do."""
+        """Whether `sequence` computes what the steps of this cell do."""
         return self.sequence is not None
+
+    @property
+    def has_own_equations(self) -> bool:
+        """Whether a subclass changed the equations of a cell but not its `sequence`."""
+        order = list(type(self).__mro__)
+
+        def definer(name: str) -> int:
+            return next(i for i, kind in enumerate(order) if name in vars(kind))
+
+        return min(definer("step"), definer("project")) < definer("sequence")
 
     @nn.nowrap
     def initialize_carry(self, rng, input_shape: tuple[int, ...]):
@@ -99,7 +114,7 @@ class Cell(nn.RNNCellBase):
 
         def by_block(key, shape, dtype):
             keys = jax.random.split(key, count)
-            parts = [self.recurrent_kernel_init(k, (rows, h), dtype) for k in keys]
+            parts = [self.draw(self.recurrent_kernel_init, k, (rows, h), dtype) for k in keys]
             return jnp.concatenate(parts, axis=1)
 
         width = h * (blocks if bias_blocks is None else bias_blocks)
@@ -114,6 +129,12 @@ class Cell(nn.RNNCellBase):
         dtype = self.dtype or jnp.promote_types(jax.tree.leaves(w)[0].dtype, x.dtype)
         carry = self.initialize_carry(jax.random.key(0), x.shape)
         return jax.tree.map(lambda leaf: leaf.astype(dtype), carry)
+
+    @nn.nowrap
+    def draw(self, init: Callable, key, shape: tuple[int, ...], dtype) -> jax.Array:
+        """A matrix of an initialiser, which need not know half precision (orthogonal does not)."""
+        wide = jnp.promote_types(dtype, jnp.float32)
+        return init(key, shape, wide).astype(dtype)
 
     @nn.nowrap
     def cast(self, tree):

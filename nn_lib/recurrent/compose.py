@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from nn_lib.checks import UserError
+
 
 class Stacked(nn.Module):
     """Layers in a row, each reading the outputs of the one below; the carry is their tuple.
@@ -32,7 +34,7 @@ class Stacked(nn.Module):
     ):
         """`(inputs [B, T, F]) -> (carries, outputs [B, T, H])`, as `RNN`."""
         carries = []
-        initial = (None,) * len(self.layers) if initial_carry is None else initial_carry
+        initial = _parts("Stacked", initial_carry, len(self.layers))
         outputs = inputs
         for index, (layer, carry) in enumerate(zip(self.layers, initial)):
             if index:
@@ -71,7 +73,7 @@ class Bidirectional(nn.Module):
         train: bool = False,
     ):
         """As `RNN`; the carry is the pair (forward's, backward's)."""
-        first, second = (None, None) if initial_carry is None else initial_carry
+        first, second = _parts("Bidirectional", initial_carry, 2)
         arguments = {"mask": mask, "reset": reset, "train": train}
         ahead, left = self.forward(inputs, initial_carry=first, **arguments)
         back, right = self.backward(inputs, initial_carry=second, **arguments)
@@ -80,3 +82,17 @@ class Bidirectional(nn.Module):
     @nn.nowrap
     def initialize_carry(self, batch_size: int):
         return self.forward.initialize_carry(batch_size), self.backward.initialize_carry(batch_size)
+
+
+def _parts(who: str, initial_carry, count: int) -> tuple:
+    """The carry of every layer."""
+    if initial_carry is None:
+        return (None,) * count
+    if not isinstance(initial_carry, tuple | list) or len(initial_carry) != count:
+        came = type(initial_carry).__name__
+        came += f" of {len(initial_carry)}" if isinstance(initial_carry, tuple | list) else ""
+        raise UserError(
+            f"{who} expects an initial_carry of {count} carries, one for every layer, got a "
+            f"{came}; initialize_carry(B) makes one"
+        )
+    return tuple(initial_carry)

@@ -51,6 +51,11 @@ class ConditionedVanillaCell(Cell):
         return carry[0]
 
     @nn.nowrap
+    def zoneout_rates(self, rate, carry):
+        """v is no state."""
+        return rate, 0.0
+
+    @nn.nowrap
     def initialize_carry(self, rng, input_shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
         """h = v = 0: no condition."""
         h = super().initialize_carry(rng, input_shape)

@@ -112,7 +112,8 @@ def _gradient(saved, cotangent):
     d_carry, (d, dh_all) = lax.scan(step_after, dh, steps_after, reverse=True)
     d_kernel = jnp.einsum("tbh,tbg->hg", h_before, d)
     d_projected = jnp.concatenate([d[..., :split], k_n * dh_all], axis=-1)
-    return d_kernel, d[..., split:].sum((0, 1)), d_projected, d_carry, None, None
+    d_bias_hn = d[..., split:].sum((0, 1)).astype(bias_hn.dtype)
+    return d_kernel, d_bias_hn, d_projected, d_carry, None, None
 
 
 gru_sequence.defvjp(_save, _gradient)

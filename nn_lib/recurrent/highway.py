@@ -36,7 +36,7 @@ class RecurrentHighwayCell(Cell):
         def recurrent_init(key, shape, dtype):
             keys = jax.random.split(key, 2 * self.depth)
             square = (self.features, self.features)
-            parts = [self.recurrent_kernel_init(k, square, dtype) for k in keys]
+            parts = [self.draw(self.recurrent_kernel_init, k, square, dtype) for k in keys]
             return jnp.stack([jnp.concatenate(parts[i : i + 2], 1) for i in range(0, len(keys), 2)])
 
         def bias_init(key, shape, dtype):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from nn_lib.checks import UserError
+from nn_lib.recurrent.cell import Cell
 
 
 def check_rate(name: str, rate: float) -> None:
@@ -18,10 +19,10 @@ def dropout(key: jax.Array, rate: float, shape: tuple[int, ...], dtype: Any) -> 
     return jax.random.bernoulli(key, 1 - rate, shape).astype(dtype) / (1 - rate)
 
 
-def zoneout_rates(zoneout: float | tuple[float, ...], carry) -> tuple[float, ...]:
+def zoneout_rates(zoneout: float | tuple[float, ...], cell: Cell, carry) -> tuple[float, ...]:
     """One probability for every array of the carry."""
     states = len(jax.tree.leaves(carry))
-    rates = zoneout if isinstance(zoneout, tuple | list) else (zoneout,) * states
+    rates = zoneout if isinstance(zoneout, tuple | list) else cell.zoneout_rates(zoneout, carry)
     if len(rates) != states:
         raise UserError(
             f"RNN expects zoneout as one probability or as {states}, one for every array of the "

@@ -4,20 +4,18 @@ Outside, sequences are `[B, T, F]`; only this file sees time first.
 """
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.errors import ScopeParamShapeError
 from jax import lax
 
-from nn_lib.checks import UserError, check_rank
+from nn_lib.checks import UserError
 from nn_lib.recurrent import noise
+from nn_lib.recurrent.arguments import check_carry, check_flags, check_inputs
 from nn_lib.recurrent.cell import Cell
-
-
-def lengths_to_mask(lengths: jax.Array, max_length: int) -> jax.Array:
-    """`int[B]` lengths to `bool[B, T]`, true where the step belongs to the sequence."""
-    return jnp.arange(max_length) < lengths[:, None]
 
 
 class RNN(nn.Module):
@@ -86,13 +84,16 @@ class RNN(nn.Module):
         """
         for name in ("input_dropout", "state_dropout", "output_dropout"):
             noise.check_rate(name, getattr(self, name))
-        _check_inputs(inputs)
-        _check_flags("mask", mask, inputs)
-        _check_flags("reset", reset, inputs)
+        if self.chunk < 0:
+            raise UserError(f"RNN expects chunk, steps, or 0 for none, got {self.chunk}")
+        check_inputs(inputs)
+        mask, reset = check_flags("mask", mask, inputs), check_flags("reset", reset, inputs)
         fresh = self._fresh_carry(inputs)
         carry = fresh if initial_carry is None else initial_carry
-        _check_carry(self.cell, carry, fresh)
+        check_carry(self.cell, carry, fresh)
         x, on, again = jax.tree.map(self._in_order_of_running, (inputs, mask, reset))
+        if on is not None:
+            x = jnp.where(on[..., None], x, 0)  # padding may be anything, even NaN
         x = self._dropped(x, self.input_dropout, train)
         if isinstance(self.cell, Cell):
             carry, outputs = self._run_own(carry, x, on, again, fresh, train)
@@ -105,11 +106,11 @@ class RNN(nn.Module):
 
     def _run_own(self, carry, x, on, again, fresh, train: bool):
         """Weights once; then project and run, the whole sequence or chunk by chunk."""
-        cell = self.cell
-        w = cell.weights(x.shape[-1])
+        cell: Any = self.cell
+        w = self._weights(x.shape[-1])
         dtype = cell.dtype or jnp.promote_types(jax.tree.leaves(w)[0].dtype, x.dtype)
         carry, fresh = jax.tree.map(lambda leaf: leaf.astype(dtype), (carry, fresh))
-        rates = noise.zoneout_rates(self.zoneout, carry)
+        rates = noise.zoneout_rates(self.zoneout, cell, carry)
         zone = shift = None
         if train and self.state_dropout:
             shape = cell.exposed(carry).shape
@@ -124,6 +125,7 @@ class RNN(nn.Module):
         custom = (
             self.custom_gradient
             and cell.written_out
+            and not cell.has_own_equations
             and not (adjusted or (train and self.state_dropout))
             and (again is None or not self.learned_initial_carry)
         )
@@ -186,6 +188,17 @@ class RNN(nn.Module):
         scan = nn.scan(one, variable_broadcast="params", split_rngs={"params": False})
         return scan(self.cell, carry, steps)
 
+    def _weights(self, features: int):
+        try:
+            return self.cell.weights(features)
+        except ScopeParamShapeError as error:
+            kernel = self.cell.variables.get("params", {}).get("kernel")
+            made = "" if kernel is None else f", F = {kernel.shape[0]}"
+            raise UserError(
+                f"RNN expects inputs [B, T, F] as wide as those that its parameters were made for"
+                f"{made}, got F = {features}; use the inputs of init, or init anew"
+            ) from error
+
     def _dropped(self, x: jax.Array, rate: float, train: bool) -> jax.Array:
         """`[T, B, F]` with features dropped from all steps of a sequence alike."""
         if not (train and rate):
@@ -235,34 +248,3 @@ def _where(flag, chosen, otherwise):
 def _column(flags):
     """`[T, B]` to `[T, B, 1]`, to go with states `[B, H]`."""
     return None if flags is None else flags[..., None]
-
-
-def _check_flags(name: str, flags: jax.Array | None, inputs: jax.Array) -> None:
-    if flags is not None and (flags.shape != inputs.shape[:2] or flags.dtype != bool):
-        raise UserError(
-            f"RNN expects {name} bool{list(inputs.shape[:2])}, got {flags.dtype}{list(flags.shape)}"
-            "; lengths become a mask by lengths_to_mask(lengths, T)"
-        )
-
-
-def _check_inputs(inputs: jax.Array) -> None:
-    check_rank("RNN", inputs, "[B, T, F]")
-    if not jnp.issubdtype(inputs.dtype, jnp.floating):
-        raise UserError(
-            f"RNN expects floating-point inputs [B, T, F], got {inputs.dtype}{list(inputs.shape)}; "
-            "embed tokens or one-hot them first"
-        )
-    if not inputs.shape[1]:
-        raise UserError(
-            f"RNN expects inputs [B, T, F] with T of at least 1, got {list(inputs.shape)}; drop "
-            "empty sequences, or pad them and mask every step"
-        )
-
-
-def _check_carry(cell: nn.RNNCellBase, carry, fresh) -> None:
-    expected, came = (jax.tree.map(jnp.shape, tree) for tree in (fresh, carry))
-    if expected != came:
-        raise UserError(
-            f"RNN expects an initial_carry of {type(cell).__name__} with shapes {expected}, got "
-            f"{came}; is it that of another cell or batch?"
-        )

@@ -6,7 +6,8 @@ for on-line training of recurrent network trajectories"; the two numbers are nam
 thesis, 2013.
 
 A sequence model is here a function `(inputs [B, T, ...], carry=, reset=, mask=) -> (outputs [B, T,
-...], carry)`, such as `functools.partial(model.apply, variables)`.
+...], carry)`, such as `functools.partial(model.apply, variables)`; it runs from left to right, with
+an output for every step. Noise that it draws by itself is drawn alike in every call.
 """
 
 from collections.abc import Callable
@@ -72,6 +73,18 @@ def truncated_bptt(apply: Callable, inputs, carry, *, k1: int, k2: int, reset=No
     if not 1 <= k1 <= k2:
         raise UserError(f"truncated_bptt expects 1 <= k1 <= k2, got k1={k1} and k2={k2}")
     batch, length = inputs.shape[:2]
+    if carry is None:
+        raise UserError(
+            "truncated_bptt expects the carry before the first step, got None; model."
+            "initialize_carry(B) makes it"
+        )
+    shapes = jax.eval_shape(lambda: apply(inputs, carry=carry, reset=reset, mask=mask))
+    if shapes[0].shape[:2] != (batch, length):
+        raise UserError(
+            f"truncated_bptt expects an output for every step, [{batch}, {length}, ...], got "
+            f"{list(shapes[0].shape)}"
+        )
+    carry = jax.tree.map(lambda leaf, shape: leaf.astype(shape.dtype), carry, shapes[1])
     windows = -(-length // k1)
     left, right = k2 - k1, windows * k1 - length
     if mask is None and (left or right):

@@ -58,7 +58,7 @@ def _gradient(saved, cotangent):
     steps = (where(on, d_outputs, 0), slopes, again, on)
     d_carry, d = lax.scan(step, dh, steps, reverse=True)
     h_before = kept(again, previous(h_0, h))
-    d_kernel = jnp.einsum("tbh,tbg->hg", h_before, d)
+    d_kernel = jnp.einsum("tbh,tbg->hg", h_before, d).astype(recurrent_kernel.dtype)
     return d_kernel, d, d_carry, None, None
 
 
