@@ -3,6 +3,7 @@
 import functools
 
 import jax.numpy as jnp
+import pytest
 
 from nn_lib.recurrent import (
     ConditionedVanillaCell,
@@ -39,3 +40,11 @@ CELLS = {
     "nas": in_float64(NASCell),
     "conditioned": in_float64(ConditionedVanillaCell, condition_features=2),
 }
+
+# The equations of one cell each; the options and kin of these are left to the slow tests.
+MAIN = ("vanilla", "lstm", "lstm_projected", "gru", "gru_reset_after", "mut3", "nas")
+
+
+def every_cell(main=MAIN):
+    """Names for `parametrize`: all of `CELLS`, those beside `main` in the slow tests."""
+    return [name if name in main else pytest.param(name, marks=pytest.mark.slow) for name in CELLS]

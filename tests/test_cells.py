@@ -209,12 +209,14 @@ def test_a_condition_enters_every_step_or_the_first(x64, first_step_only):
 @pytest.mark.parametrize("name", CELLS)
 def test_the_symbols_of_a_cell_are_its_weights_and_give_them_back(x64, name):
     cell = CELLS[name](4)
-    variables = cell.init(jax.random.key(0), cell.initialize_carry(None, (2, 4)), jnp.ones((2, 4)))
+    init = jax.jit(cell.init)
+    variables = init(jax.random.key(0), cell.initialize_carry(None, (2, 4)), jnp.ones((2, 4)))
     variables = jax.tree.map(lambda leaf: leaf + 0.1, variables)
     again = from_equations(cell, **to_equations(cell, variables))
     assert jax.tree.map(jnp.shape, again) == jax.tree.map(jnp.shape, variables)
     inputs = jax.random.normal(jax.random.key(1), (2, 3, 4))
 
+    @jax.jit
     def outputs(variables):
         return RNN(cell).apply({"params": {"cell": variables["params"]}}, inputs)[1]
 

@@ -11,18 +11,24 @@ from nn_lib.objectives import next_token
 from nn_lib.train.run import Run
 from tests.test_codec import CONFIGS
 
+# One of every file here, all of them in the slow tests.
+FIRST = [(module, variant) for module, variant in CONFIGS if variant == module.VARIANTS[0]]
+REST = [pytest.param(*pair, marks=pytest.mark.slow) for pair in CONFIGS if pair not in FIRST]
 
-@pytest.mark.parametrize(("module", "variant"), CONFIGS)
+
+@pytest.mark.parametrize(("module", "variant"), [*FIRST, *REST])
 def test_every_config_takes_one_shrunk_step(module, variant, few_examples_to_remember):
     config = module.get_config(variant)
     if module.__name__ == "configs.mnist":  # needs a prepared set; digits have its kind of images
         config.data.name = "digits"
         config.data.prepare = upscale_rows if variant == "rows" else upscale
+    if config.data.name.startswith(("adding", "copy_memory")):
+        config.data.data_dir = few_examples_to_remember
     if config.objective is next_token:
         config.model = config.model.clone(cell=config.model.cell.clone(features=4))
         config.data.sequence_length = 8
     config = dataclasses.replace(config, batch_size=4, num_steps=1, eval_every=0, log_every=1)
-    if module.__name__ not in ("configs.char_lm",):
+    if config.objective is not next_token:
         config.data.train_split = "train[:8]"
     config.data.validation_split = ""
     config.evaluate_with = "last"
@@ -40,8 +46,7 @@ def few_examples_to_remember(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for builder in (builders.Adding, builders.CopyMemory):
             patch.setattr(builder, "SIZES", [(split, 20) for split, _ in builder.SIZES])
-        patch.setenv("TFDS_DATA_DIR", str(tmp_path_factory.mktemp("small")))
-        yield
+        yield str(tmp_path_factory.mktemp("small"))
 
 
 def upscale(images):

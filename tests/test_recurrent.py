@@ -17,10 +17,10 @@ from nn_lib.recurrent import (
     lengths_to_mask,
 )
 from nn_lib.recurrent.cell import Cell
-from tests.cells import CELLS
+from tests.cells import CELLS, every_cell
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", every_cell())
 def test_our_driver_equals_flaxs_driver(x64, name):
     inputs = jax.random.normal(jax.random.key(0), (2, 5, 4))
     layer, twin = RNN(CELLS[name](4)), nn.RNN(CELLS[name](4), return_carry=True)
@@ -44,14 +44,13 @@ def test_flaxs_cells_run_in_our_driver_under_masks_and_resets(x64):
     np.testing.assert_allclose(carry[0], plain[0, 1], rtol=1e-12)
 
 
-# The written-out gradients and one generic scan; test_module_table.py pads every module, and the
-# other cells are left to the slow tests.
-SOME = ("vanilla", "lstm", "gru", "gru_reset_after", "mut3")
-PADDED = [
-    *((name, False) for name in SOME),
-    ("lstm", True),
-    *(pytest.param(name, False, marks=pytest.mark.slow) for name in CELLS if name not in SOME),
-    pytest.param("mut3", True, marks=pytest.mark.slow),
+# Written-out gradients and one generic scan; test_module_table.py has masks for every module.
+PADDED = [("vanilla", False), ("gru", False), ("lstm", True), ("mut3", False)]
+PADDED += [
+    pytest.param(name, reverse, marks=pytest.mark.slow)
+    for name in CELLS
+    for reverse in (False, True)
+    if (name, reverse) not in PADDED
 ]
 
 
@@ -84,7 +83,7 @@ def test_a_padded_batch_equals_the_loop_over_single_sequences(x64, name, reverse
     )
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", every_cell())
 def test_a_reset_begins_a_new_sequence(x64, name):
     inputs = jax.random.normal(jax.random.key(0), (2, 6, 4))
     layer = RNN(CELLS[name](4))

@@ -13,7 +13,7 @@ from nn_lib.recurrent import (
     RNN,
     LSTMCell,
 )
-from tests.cells import CELLS
+from tests.cells import CELLS, every_cell
 
 WRITTEN_OUT = ("vanilla", "lstm", "gru", "gru_reset_after")
 FLAGS = {
@@ -53,7 +53,14 @@ def gradients(loss, layer, arguments):
 
 @pytest.mark.parametrize(
     ("flags", "reverse"),
-    [("plain", False), ("plain", True), ("reset", False), ("mask", False), ("mask_reset", True)],
+    [
+        ("plain", False),
+        ("mask_reset", True),
+        *(
+            pytest.param(flags, reverse, marks=pytest.mark.slow)
+            for flags, reverse in (("plain", True), ("reset", False), ("mask", False))
+        ),
+    ],
 )
 @pytest.mark.parametrize("name", WRITTEN_OUT)
 def test_a_written_out_gradient_is_that_of_the_generic_scan(x64, name, flags, reverse):
@@ -74,7 +81,9 @@ def test_a_gradient_has_the_dtype_of_its_parameter(x64, name):
     assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {jnp.dtype(jnp.float32)}
 
 
-@pytest.mark.parametrize("name", WRITTEN_OUT)
+@pytest.mark.parametrize(
+    "name", ["lstm", *(pytest.param(n, marks=pytest.mark.slow) for n in WRITTEN_OUT if n != "lstm")]
+)
 def test_second_derivatives_and_forward_mode_go_through_the_switch(x64, name):
     layer, variables, inputs, carry, loss = case(name, "mask_reset")
     generic = layer.clone(custom_gradient=False)
@@ -98,7 +107,7 @@ def test_second_derivatives_and_forward_mode_go_through_the_switch(x64, name):
     np.testing.assert_allclose(forward, slope(layer, variables), rtol=1e-10)
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", every_cell())
 def test_a_gradient_is_that_of_finite_differences(x64, name):
     # After a reset NAS is at a kink: relu(a3 . q3) where q3 is the bias, 0.
     layer, *arguments, loss = case(name, "mask" if name == "nas" else "mask_reset", features=4)

@@ -59,7 +59,8 @@ def test_one_step_windows_keep_the_last_term_alone_and_a_whole_window_keeps_all(
         np.testing.assert_allclose(scalar_gradient(0.8, 0.5, [1, -1, 0.5], k, k), expected, 1e-7)
 
 
-@settings(max_examples=12, deadline=None)
+@pytest.mark.slow
+@settings(max_examples=30, deadline=None)
 @given(st.integers(1, 7), st.integers(1, 5), st.integers(0, 5))
 def test_a_term_counts_where_its_window_holds_both_steps(length, k1, more):
     x, k2 = np.sin(np.arange(length) + 0.5), k1 + more
