@@ -25,8 +25,10 @@ def F(shape, start, scale=1.0):
 
 @pytest.fixture(autouse=True, scope="session")
 def data_folder(tmp_path_factory):
-    """Embedded data sets are built once a test session, into a folder of its own."""
-    folder = tmp_path_factory.mktemp("tfds")
+    """Embedded data sets are built once a test session, into a folder that its workers share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tfds"
+    folder.mkdir(exist_ok=True)
     before = os.environ.get("TFDS_DATA_DIR")
     os.environ["TFDS_DATA_DIR"] = str(folder)
     yield folder

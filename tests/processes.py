@@ -12,7 +12,8 @@ ROOT = Path(__file__).parent.parent
 def environment(**extra):
     """As outside the tests: one device, no flags of the test session; a cache shared by runs."""
     clean = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "PYTHONPATH")}
-    return {**clean, "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache/jax"), **extra}
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache/jax")}
+    return {**clean, **cache, "JAX_DISABLE_MOST_OPTIMIZATIONS": "true", **extra}
 
 
 def start(main, *arguments, **extra):

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.processes import ROOT, run, run_forked
+from tests.processes import ROOT, run_forked
 
 CNN = "--config=configs/mnist1d.py:cnn"
 MLP = "--config=configs/digits.py:mlp"
@@ -25,8 +25,9 @@ def runs(tmp_path_factory):
     """A trained digit classifier and a trained character model."""
     folder = tmp_path_factory.mktemp("runs")
     small = ("--config.model.cell.features=16", "--config.data.sequence_length=16")
-    first = run("train", "--config=configs/digits.py:mlp", f"--workdir={folder / 'digits'}", *QUICK)
-    second = run("train", TEXT, f"--workdir={folder / 'text'}", *QUICK, *small)
+    digits = ["--config=configs/digits.py:mlp", f"--workdir={folder / 'digits'}", *QUICK]
+    text = [TEXT, f"--workdir={folder / 'text'}", *QUICK, *small]
+    first, second = run_forked([("train", digits), ("train", text)])
     for found in (first, second):
         assert found.returncode == 0, found.stderr
     return folder, first, second
@@ -44,23 +45,28 @@ def test_training_ends_by_saying_where_things_are_and_what_to_try(runs):
 
 def test_evaluation_agrees_with_the_summary(runs):
     folder = runs[0]
-    found = run("evaluate", f"--workdir={folder / 'digits'}", "--split=test", "--json")
+    found, table = run_forked(
+        [
+            ("evaluate", [f"--workdir={folder / 'digits'}", "--split=test", "--json"]),
+            ("evaluate", [f"--workdir={folder / 'text'}", "--split=validation"]),
+        ]
+    )
     summary = json.loads((folder / "digits" / "summary.json").read_text())
     values = json.loads(found.stdout)
     assert values["accuracy"] == summary["test"]["accuracy"]
     assert values["step"] == summary["evaluated_step"]
-    table = run("evaluate", f"--workdir={folder / 'text'}", "--split=validation")
     assert "bits per character" in table.stdout and table.returncode == 0
 
 
 def test_generation_is_reproducible_and_as_long_as_asked(runs):
     text = f"--workdir={runs[0] / 'text'}"
-    first = run("generate", text, "--prompt=The ", "--length=70", "--seed=3")
-    again = run("generate", text, "--prompt=The ", "--length=70", "--seed=3")
-    assert first.stdout == again.stdout and first.stdout.startswith("The ")
-    assert len(first.stdout) == len("The ") + 70 + 1
-    greedy = [run("generate", text, "--temperature=0", f"--seed={s}").stdout for s in (1, 2)]
-    assert greedy[0] == greedy[1]
+    sample = ("generate", [text, "--prompt=The ", "--length=70", "--seed=3"])
+    greedy = [("generate", [text, "--temperature=0", f"--seed={seed}"]) for seed in (1, 2)]
+    found = run_forked([sample, sample, *greedy])
+    first, again, *alike = [process.stdout for process in found]
+    assert first == again and first.startswith("The ")
+    assert len(first) == len("The ") + 70 + 1
+    assert alike[0] == alike[1] != ""
 
 
 # (main, arguments, what the line says); {runs} and {tmp} are folders, {work} must stay absent.

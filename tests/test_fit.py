@@ -50,6 +50,7 @@ def test_two_runs_are_equal_and_another_seed_is_not(tmp_path):
     assert text[0] == text[1] != text[2]
 
 
+@pytest.mark.slow
 def test_a_longer_run_continues_a_shorter_one_as_if_it_had_never_stopped(tmp_path):
     fit(small(num_steps=12), tmp_path / "a", quiet=True)
     fit(small(num_steps=20), tmp_path / "a", quiet=True)
@@ -158,7 +159,9 @@ def test_when_the_best_checkpoint_is_damaged_the_last_is_evaluated(tmp_path, cap
     assert summary["evaluated_step"] == 60 and f"checkpoint {best}, the best," in caplog.text
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_first_and_the_run_goes_on_to_the_same_end(tmp_path, monkeypatch, number):
     good = ExampleBatches.at
 
@@ -182,6 +185,7 @@ def test_a_signal_saves_first_and_the_run_goes_on_to_the_same_end(tmp_path, monk
         np.testing.assert_array_equal(leaf, theirs[path], err_msg=path)
 
 
+@pytest.mark.slow
 def test_streaming_instead_of_holding_the_data_is_the_same_run(tmp_path):
     fit(small(num_steps=10), tmp_path / "a", quiet=True)
     data = DataConfig(name="digits", in_memory_limit=0)
@@ -225,6 +229,7 @@ def resumed_and_undisturbed(tmp_path, experiment, stop_at):
     return final_leaves(tmp_path / "stopped", last), final_leaves(tmp_path / "alone", last)
 
 
+@pytest.mark.slow
 def test_plateau_average_and_accumulation_are_saved_and_resumed_exactly(tmp_path):
     optimizer = OptimizerConfig(
         name="nesterov",

@@ -16,6 +16,8 @@ from nn_lib.recurrent import RNN, Bidirectional, GRUCell, LSTMCell, Stacked, Van
 from nn_lib.recurrent import from_equations as weights_of
 from tests.cells import CELLS
 
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
+
 
 def test_the_terms_of_a_weights_gradient_are_the_lectures(x64):
     cell = VanillaCell(1)
@@ -29,7 +31,7 @@ def test_the_terms_of_a_weights_gradient_are_the_lectures(x64):
     np.testing.assert_allclose(norms["recurrent_kernel"][1], [0, 0.45435851, 0], atol=1e-8)
 
 
-@pytest.mark.parametrize("name", ["lstm", "gru", "nas"])
+@pytest.mark.parametrize("name", ["lstm", slow("gru"), slow("nas")])
 def test_the_terms_add_up_to_the_gradient(x64, name):
     cell, inputs = CELLS[name](4), jax.random.normal(jax.random.key(0), (2, 5, 4))
     variables = jax.jit(RNN(cell).init)(jax.random.key(1), inputs)["params"]["cell"]
@@ -49,7 +51,7 @@ def test_the_terms_add_up_to_the_gradient(x64, name):
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("name", ["lstm", "mut3"])
+@pytest.mark.parametrize("name", ["lstm", slow("mut3")])
 def test_a_states_gradient_is_that_of_the_carry_of_what_follows(x64, name, reverse):
     layer, inputs = (
         RNN(CELLS[name](4), reverse=reverse),
