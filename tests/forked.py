@@ -12,9 +12,6 @@ import sys
 import tempfile
 import traceback
 
-import tensorflow_datasets
-
-import experiments.command_line
 import nn_lib.decoding
 import nn_lib.train  # noqa: F401
 
