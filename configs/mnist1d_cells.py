@@ -9,7 +9,7 @@ Ledger   :vanilla            test accuracy 80 %  3 seeds
          :lstm               test accuracy 90 %  3 seeds
          :lstm_peephole      test accuracy 90 %  3 seeds
          :lstm_coupled       test accuracy 90 %  3 seeds
-         :lstm_1997          test accuracy 90 %  3 seeds
+         :lstm_1997          test accuracy 85 %  3 seeds
          :lstm_layer_norm    test accuracy 90 %  3 seeds
          :lstm_projected     test accuracy 90 %  3 seeds
          :gru                test accuracy 90 %  3 seeds

@@ -21,6 +21,24 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy(logits, labels)
 
 
+def maximum_a_posteriori(
+    outputs: jax.Array, labels: jax.Array, *, rubbish: float = 1.0
+) -> jax.Array:
+    """LeNet-5's loss of minus the penalties, `y_D + log(e^-j + sum_i e^-y_i)`, y = -outputs.
+
+    The first term pulls the penalty of the right class D down; the second, which competes, pushes
+    the others up, and j = `rubbish` (positive) keeps it from pushing those that are large already.
+
+    Args:
+      outputs: `[..., C]`, -y. labels: `int[...]`.
+
+    LeCun et al. 1998, "Gradient-based learning applied to document recognition", equation 9.
+    """
+    outputs = _wide(outputs)
+    right = jnp.take_along_axis(outputs, labels[..., None], axis=-1)[..., 0]
+    return jnp.logaddexp(-rubbish, jax.nn.logsumexp(outputs, axis=-1)) - right
+
+
 def squared(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     """`sum_d (f_d - y_d)^2` over the last axis, `[..., D] -> [...]`.
 

@@ -21,21 +21,39 @@ from nn_lib.checks import UserError, check_choice
 from nn_lib.recurrent.truncated import read_window
 
 
-def classify(model, variables, batch, rngs, carry, train: bool, *, top: int = 0):
+def classify(
+    model,
+    variables,
+    batch,
+    rngs,
+    carry,
+    train: bool,
+    *,
+    top: int = 0,
+    loss: Callable = losses.cross_entropy,
+    auxiliary_weight: float = 0.3,
+):
     """Mean softmax cross-entropy of `model(inputs)` against `labels`.
 
     Args:
       batch: `inputs [B, ...]`, `labels int[B]` (or `float[B, C]` probabilities), `mask bool[B]`.
-
       top: k of a further metric, `top_k_accuracy`; 0 for none.
+      loss: another `(outputs [B, C], labels) -> [B]`, as `losses.maximum_a_posteriori`.
+      auxiliary_weight: of each auxiliary classifier's loss, for a model that returns
+        `(logits, (auxiliary, ...))` in training, as GoogLeNet; the metrics are the logits' alone.
 
     The metrics are `loss` (nats) and `accuracy`; in evaluation also the `confusion` matrix and the
     `calibration_error`. A sequence model, recognised by its `initialize_carry`, starts every batch
     from its own initial carry.
     """
     logits, model_state = _outputs(model, variables, rngs, train, batch)
-    loss, measured = _classification(logits, batch["labels"], batch["mask"], train, top)
-    return loss, measured, model_state, carry
+    logits, auxiliary = logits if isinstance(logits, tuple) else (logits, ())
+    labels, mask = batch["labels"], batch["mask"]
+    value, measured = _classification(logits, labels, mask, train, top, loss)
+    for outputs in auxiliary:
+        total, count = metrics.masked_sum(loss(outputs, labels), mask)
+        value += auxiliary_weight * total / jnp.maximum(count, 1)
+    return value, measured, model_state, carry
 
 
 def regress(model, variables, batch, rngs, carry, train: bool, *, loss: Callable = losses.squared):
@@ -89,7 +107,7 @@ def tag(model, variables, batch, rngs, carry, train: bool):
     mask = batch["mask"]
     steps = jnp.broadcast_to(mask if mask.ndim == 2 else mask[:, None], labels.shape)
     loss, measured = _classification(
-        logits.reshape(-1, logits.shape[-1]), labels.ravel(), steps.ravel(), train, 0
+        logits.reshape(-1, logits.shape[-1]), labels.ravel(), steps.ravel(), train
     )
     right = jnp.all((jnp.argmax(logits, axis=-1) == labels) | ~steps, axis=1)
     measured["exact"] = metrics.masked_sum(right.astype(jnp.float32), steps.any(axis=1))
@@ -135,7 +153,7 @@ def multi_task(model, variables, batch, rngs, carry, train: bool, *, tasks: tupl
         check_choice(f"task {task.name!r}: kind", task.kind, ("classify", "regress"))
         head, labels = outputs[task.name], batch[task.labels]
         if task.kind == "classify":
-            loss, own = _classification(head, labels, mask, train, 0)
+            loss, own = _classification(head, labels, mask, train)
         else:
             loss, own = _regression(head, labels, mask, train, task.loss)
         value = value + task.weight * loss
@@ -189,8 +207,10 @@ def next_token(model, variables, batch, rngs, carry, train: bool):
     return total / jnp.maximum(count, 1), measured, model_state, carry
 
 
-def _classification(logits, labels, mask, train: bool, top: int):
-    total, count = metrics.masked_sum(losses.cross_entropy(logits, labels), mask)
+def _classification(
+    logits, labels, mask, train: bool, top: int = 0, loss: Callable = losses.cross_entropy
+):
+    total, count = metrics.masked_sum(loss(logits, labels), mask)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         labels = jnp.argmax(labels, axis=-1)
     measured = {

@@ -38,6 +38,18 @@ def data_folder(tmp_path_factory):
         os.environ["TFDS_DATA_DIR"] = before
 
 
+@pytest.fixture(scope="session")
+def generated_images(tmp_path_factory):
+    """A folder with the TFDS data set `generated_images`, prepared."""
+    from tests.generated_images import GeneratedImages
+
+    folder = tmp_path_factory.mktemp("pictures")
+    for name in ("small", "varying"):
+        builder = GeneratedImages(data_dir=folder, config=name, file_format="array_record")
+        builder.download_and_prepare()
+    return str(folder)
+
+
 @pytest.fixture
 def x64():
     """Float64 inside the test."""

@@ -6,19 +6,35 @@ import jax
 import numpy as np
 import pytest
 
-from nn_lib.data import builders
+from configs import cifar10
+from nn_lib.data import builders, images
+from nn_lib.models import VGG, ResNet
 from nn_lib.objectives import next_token
+from nn_lib.train import fit
 from nn_lib.train.run import Run
 from tests.test_codec import CONFIGS
 
+SMALLER = {
+    "configs.cifar10": "generated_images/small",
+    "configs.imagenet": "generated_images/varying",
+}
 # One of every file here, all of them in the slow tests.
 FIRST = [(module, variant) for module, variant in CONFIGS if variant == module.VARIANTS[0]]
 REST = [pytest.param(*pair, marks=pytest.mark.slow) for pair in CONFIGS if pair not in FIRST]
 
 
 @pytest.mark.parametrize(("module", "variant"), [*FIRST, *REST])
-def test_every_config_takes_one_shrunk_step(module, variant, few_examples_to_remember):
+def test_every_config_takes_one_shrunk_step(
+    module, variant, few_examples_to_remember, generated_images
+):
     config = module.get_config(variant)
+    if module.__name__ in SMALLER:  # prepared sets, and networks that take minutes to compile
+        config.data.name, config.data.data_dir = SMALLER[module.__name__], generated_images
+        config.optimizer.schedule = "constant"  # plateau wants a validation split
+        if isinstance(config.model, ResNet):
+            config.model = config.model.clone(stage_sizes=(1, 1), width=4)
+        if isinstance(config.model, VGG):
+            config.model = config.model.clone(widths=(4, 4, 4, 4, 4), hidden=8)
     if module.__name__ == "configs.mnist":  # needs a prepared set; digits have its kind of images
         config.data.name = "digits"
         config.data.prepare = upscale_rows if variant == "rows" else upscale
@@ -56,3 +72,28 @@ def upscale(images):
 
 def upscale_rows(images):
     return upscale(images)[..., 0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["cifarnet", "resnet20"])
+def test_cifars_networks_learn_generated_images(tmp_path, generated_images, variant):
+    config = cifar10.get_config(variant)
+    config.data.name, config.data.data_dir = "generated_images/small", generated_images
+    config.optimizer.schedule = "constant"
+    config.optimizer.learning_rate = 0.02
+    config = dataclasses.replace(
+        config, batch_size=32, num_steps=120, eval_every=40, checkpoint_every=120, log_every=40
+    )
+    found = fit(config, tmp_path, quiet=True)
+    assert found["test"]["accuracy"] > 0.9  # 0.25 by chance
+
+
+def test_images_of_any_size_become_squares_with_their_middle():
+    picture = np.zeros((40, 80, 3), np.uint8)
+    picture[:, 40] = 255  # just right of the middle
+    square = images.resize_and_crop(picture, 20)
+    assert square.shape == (20, 20, 3)
+    assert square.sum((0, 2)).argmax() == 10
+    same = images.resize_and_crop(picture[:, 20:60], 40)
+    np.testing.assert_array_equal(same, picture[:, 20:60])
+    assert images.resize_and_crop(np.zeros((31, 50, 1), np.uint8), 8).shape == (8, 8, 1)

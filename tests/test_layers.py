@@ -1,25 +1,41 @@
 """Convolution and pooling against the lectures' numbers, SciPy and loops."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import signal
 
 from nn_lib.checks import UserError
 from nn_lib.layers import (
     Conv,
+    DropPath,
+    Highway,
+    LocallyConnected,
+    PartialConv,
+    SeparableConv,
+    SpatialDropout,
+    adaptive_avg_pool,
     avg_pool,
     convolve,
+    convolve_transposed,
     global_avg_pool,
     global_max_pool,
+    kernels,
     lenet_squash,
+    local_response_norm,
     max_pool,
+    max_pool_with_switches,
     maxout,
     scaled_tanh,
+    sum_pool,
+    unpool,
 )
+from tests.conftest import F
 
 GRID = np.arange(1.0, 10.0).reshape(3, 3)
 SOBEL = np.array([[-1.0, -2, -1], [0, 0, 0], [1, 2, 1]])
@@ -165,3 +181,328 @@ def test_maxout_is_the_largest_of_its_pieces():
     x = jnp.array([[1.0, 5.0, -2.0, -7.0, 3.0, 3.5]])
     assert maxout(x, pieces=2).tolist() == [[5.0, -2.0, 3.5]]
     assert maxout(x, pieces=3).tolist() == [[5.0, 3.5]]
+
+
+def test_the_full_sobel_example():
+    full = convolve(image(GRID), kernel(SOBEL), padding=2, flip=True)[0, ..., 0]
+    expected = [
+        [-1, -4, -8, -8, -3],
+        [-4, -13, -20, -17, -6],
+        [-6, -18, -24, -18, -6],
+        [4, 13, 20, 17, 6],
+        [7, 22, 32, 26, 9],
+    ]
+    np.testing.assert_allclose(full, expected)
+
+
+def test_classic_kernels_do_what_their_names_say():
+    assert kernels.SHARPEN[1, 1] == pytest.approx(
+        17 / 9
+    ) and kernels.SHARPEN.sum() == pytest.approx(1)
+    seven = kernels.filter_images(jnp.full((1, 4, 4, 2), 7.0), kernels.SHARPEN)[0, ..., 1]
+    np.testing.assert_allclose(seven[:2, :2], [[98 / 9, 28 / 3], [28 / 3, 7]], rtol=1e-6)
+    counting = jnp.arange(1.0, 17).reshape(1, 4, 4, 1)
+    shifted = kernels.filter_images(counting, kernels.SHIFT)[0, ..., 0]
+    np.testing.assert_allclose(shifted[:2], [[2, 3, 4, 0], [6, 7, 8, 0]])
+    other = kernels.filter_images(counting, kernels.SHIFT, flip=False)[0, ..., 0]
+    np.testing.assert_allclose(other[:2], [[0, 1, 2, 3], [0, 5, 6, 7]])
+    np.testing.assert_allclose(kernels.filter_images(counting, kernels.IDENTITY), counting)
+    for name in ("sobel", "sobel_right", "laplacian"):
+        flat = kernels.filter_images(jnp.ones((1, 5, 5, 1)), kernels.KERNELS[name])
+        np.testing.assert_allclose(flat[0, 1:-1, 1:-1], 0, atol=1e-6)
+    blurred = kernels.filter_images(counting, kernels.BLUR)[0, 1, 1, 0]
+    assert float(blurred) == pytest.approx(np.mean(np.asarray(counting)[0, :3, :3]))
+
+
+# Arguments of convolve in one, two and three dimensions; explicit pads are torch's too.
+@st.composite
+def convolutions(draw):
+    spatial = draw(st.integers(1, 3))
+    groups = draw(st.integers(1, 3))
+    each = st.integers(1, 3)
+    window = draw(st.tuples(*[each] * spatial))
+    dilation = draw(st.tuples(*[st.integers(1, 2)] * spatial))
+    padding = draw(st.integers(0, 2))
+    least = max(d * (k - 1) + 1 for d, k in zip(dilation, window))
+    size = draw(st.tuples(*[st.integers(max(1, least - 2 * padding), 7)] * spatial))
+    strides = draw(st.tuples(*[each] * spatial))
+    channels = (draw(st.integers(1, 2)) * groups, draw(st.integers(1, 2)) * groups)
+    return size, window, strides, dilation, padding, groups, channels
+
+
+def arrays_of(case):
+    size, window, *_, groups, (inputs, outputs) = case
+    rng = np.random.default_rng(sum(size) * 31 + sum(window))
+    x = rng.normal(size=(2, *size, inputs))
+    return x, rng.normal(size=(*window, inputs // groups, outputs)), rng
+
+
+def arguments_of(case):
+    _, _, strides, dilation, padding, groups, _ = case
+    return {"strides": strides, "dilation": dilation, "padding": padding, "groups": groups}
+
+
+@settings(deadline=None, max_examples=8)
+@given(convolutions())
+def test_the_transposed_convolution_is_the_adjoint(case):
+    with jax.enable_x64(True):
+        x, w, rng = arrays_of(case)
+        y = convolve(x, w, **arguments_of(case))
+        size = [
+            (n - 1) * s - 2 * case[4] + d * (k - 1) + 1
+            for n, s, d, k in zip(y.shape[1:], case[2], case[3], case[1])
+        ]
+        assume(min(size) > 0)
+        z = rng.normal(size=y.shape)
+        back = convolve_transposed(z, w, **arguments_of(case))
+        assert back.shape == (2, *size, x.shape[-1])
+        cut = x[(slice(None), *(slice(n) for n in size))]  # less what no window reaches
+        left = (convolve(cut, w, **arguments_of(case)) * z).sum()
+        np.testing.assert_allclose(left, (cut * back).sum(), rtol=1e-9, atol=1e-9)
+
+
+def swapped(array):
+    """Channels last to channels first."""
+    return np.moveaxis(np.asarray(array), -1, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+@settings(deadline=None, max_examples=60)
+@given(convolutions(), st.sampled_from(["zeros", "reflect", "circular"]), st.booleans())
+def test_any_convolution_and_its_gradients_equal_torch(torch_or_skip, case, mode, transposed):
+    torch, (size, _, strides, dilation, padding, groups, _) = torch_or_skip, case
+    spatial = len(size)
+    if mode != "zeros" and (transposed or padding >= min(size)):
+        mode = "zeros"
+    functional = torch.nn.functional
+    with jax.enable_x64(True):
+        x, w, _ = arrays_of(case)
+        layer = convolve_transposed if transposed else convolve
+        if transposed:  # from the outputs' channels to the inputs'
+            rng = np.random.default_rng(1)
+            x = rng.normal(size=(*x.shape[:-1], w.shape[-1]))
+        arguments = arguments_of(case)
+        try:
+            ours = layer(x, w, **arguments, padding_mode=mode)
+        except UserError:
+            return  # nothing is left of so few pixels
+        dx, dw = jax.grad(
+            lambda x, w: jnp.sin(layer(x, w, **arguments, padding_mode=mode)).sum(), (0, 1)
+        )(x, w)
+    tx = torch.tensor(swapped(x), requires_grad=True)
+    tw = torch.tensor(np.moveaxis(w, (-1, -2), (0, 1)).copy(), requires_grad=True)
+    if transposed:
+        call = getattr(functional, f"conv_transpose{spatial}d")
+        out = call(tx, tw, None, strides, padding, 0, groups, dilation)
+    else:
+        call = getattr(functional, f"conv{spatial}d")
+        torch_mode = {"zeros": "constant"}.get(mode, mode)
+        padded = functional.pad(tx, (padding, padding) * spatial, torch_mode)
+        out = call(padded, tw, None, strides, 0, dilation, groups)
+    torch.sin(out).sum().backward()
+    close = {"rtol": 1e-9, "atol": 1e-9}
+    np.testing.assert_allclose(swapped(ours), out.detach().numpy(), **close)
+    np.testing.assert_allclose(swapped(dx), tx.grad.numpy(), **close)
+    np.testing.assert_allclose(np.moveaxis(dw, (-1, -2), (0, 1)), tw.grad.numpy(), **close)
+
+
+@pytest.fixture(scope="module")
+def torch_or_skip():
+    return pytest.importorskip("torch")
+
+
+@st.composite
+def poolings(draw):
+    spatial = draw(st.integers(1, 3))
+    window = draw(st.tuples(*[st.integers(1, 4)] * spatial))
+    padding = draw(st.integers(0, min(window) // 2))
+    size = draw(st.tuples(*[st.integers(max(window), 8)] * spatial))
+    strides = draw(st.tuples(*[st.integers(1, 4)] * spatial))
+    return size, window, strides, padding, draw(st.booleans()), draw(st.booleans())
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+@settings(deadline=None, max_examples=60)
+@given(poolings())
+def test_any_pooling_and_its_gradient_equal_torch(torch_or_skip, case):
+    torch, (size, window, strides, padding, ceil_mode, counted) = torch_or_skip, case
+    functional, spatial = torch.nn.functional, len(size)
+    x = np.random.default_rng(0).normal(size=(2, *size, 3))
+    shape = {"window": window, "strides": strides, "padding": padding, "ceil_mode": ceil_mode}
+    average = getattr(functional, f"avg_pool{spatial}d")
+    largest = getattr(functional, f"max_pool{spatial}d")
+    theirs = {
+        "max": lambda x: largest(x, window, strides, padding, ceil_mode=ceil_mode),
+        "avg": lambda x: average(x, window, strides, padding, ceil_mode, counted),
+    }
+    ours = {
+        "max": lambda x: max_pool(x, **shape),
+        "avg": lambda x: avg_pool(x, **shape, count_include_pad=counted),
+    }
+    for name in ours:
+        with jax.enable_x64(True):
+            found = ours[name](x)
+            dx = jax.grad(lambda x, f=ours[name]: jnp.sin(f(x)).sum())(x)
+        tx = torch.tensor(swapped(x), requires_grad=True)
+        out = theirs[name](tx)
+        torch.sin(out).sum().backward()
+        np.testing.assert_allclose(swapped(found), out.detach().numpy(), rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(swapped(dx), tx.grad.numpy(), rtol=1e-10, atol=1e-12)
+    with jax.enable_x64(True):
+        values, switches = max_pool_with_switches(x, **shape)
+        np.testing.assert_array_equal(values, max_pool(x, **shape))
+        restored = unpool(values, switches, size)
+    out, places = largest(tx.detach(), window, strides, padding, 1, ceil_mode, True)
+    np.testing.assert_array_equal(swapped(switches), places.numpy())
+    flat = torch.zeros(2, 3, int(np.prod(size)), dtype=torch.float64)
+    flat.scatter_(2, places.flatten(2), out.flatten(2))
+    np.testing.assert_array_equal(swapped(restored), flat.reshape(2, 3, *size).numpy())
+
+
+@settings(deadline=None, max_examples=8)
+@given(poolings())
+def test_pooling_is_a_loop_over_its_windows(case):
+    size, window, strides, padding, ceil_mode, counted = case
+    x = np.random.default_rng(0).normal(size=(1, *size, 2))
+    rows = []
+    for n, k, s in zip(size, window, strides):
+        starts = list(range(-padding, n + padding - k + 1, s))
+        if ceil_mode and starts[-1] + k < n + padding and starts[-1] + s < n:
+            starts.append(starts[-1] + s)
+        rows.append(starts)
+    expected = {"max": [], "sum": [], "avg": []}
+    for corner in itertools.product(*rows):
+        cut = tuple(slice(max(a, 0), min(a + k, n)) for a, k, n in zip(corner, window, size))
+        inside = x[(0, *cut)].reshape(-1, 2)
+        whole = np.prod([min(a + k, n + padding) - a for a, k, n in zip(corner, window, size)])
+        expected["max"].append(inside.max(0))
+        expected["sum"].append(inside.sum(0))
+        expected["avg"].append(inside.sum(0) / (whole if counted else len(inside)))
+    shape = (1, *(len(starts) for starts in rows), 2)
+    arguments = {"window": window, "strides": strides, "padding": padding, "ceil_mode": ceil_mode}
+    found = {
+        "max": max_pool(x, **arguments),
+        "sum": sum_pool(x, **arguments),
+        "avg": avg_pool(x, **arguments, count_include_pad=counted),
+    }
+    for name, value in found.items():
+        np.testing.assert_allclose(
+            value, np.reshape(expected[name], shape), rtol=1e-4, atol=1e-5, err_msg=name
+        )
+
+
+def test_sums_are_averages_times_the_window():
+    x = image(FIGURE)
+    np.testing.assert_allclose(sum_pool(x, 2)[0, ..., 0], [[13, 21], [8, 8]])
+    np.testing.assert_allclose(sum_pool(x, 2), 4 * avg_pool(x, 2))
+
+
+def test_unpooling_puts_maxima_back_where_they_were():
+    pooled, switches = max_pool_with_switches(image(FIGURE), 2)
+    assert switches[0, ..., 0].tolist() == [[5, 7], [8, 15]]
+    back = unpool(pooled, switches, (4, 4))[0, ..., 0]
+    expected = np.zeros((4, 4))
+    expected[1, 1], expected[1, 3], expected[2, 0], expected[3, 3] = 6, 8, 3, 4
+    np.testing.assert_array_equal(back, expected)
+
+
+def test_adaptive_averages_cover_the_input_evenly():
+    x = jnp.arange(14.0).reshape(1, 14, 1)
+    windows = [(0, 4), (3, 7), (7, 11), (10, 14)]
+    expected = [np.mean(np.arange(a, b)) for a, b in windows]
+    np.testing.assert_allclose(adaptive_avg_pool(x, 4).ravel(), expected)
+    np.testing.assert_allclose(adaptive_avg_pool(x, 7).ravel(), np.arange(14).reshape(7, 2).mean(1))
+
+
+def test_response_norm_has_its_worked_vector(x64):
+    a = F((7, 1), 1, 10.0).reshape(1, 7)
+    expected = [
+        *(4.97444084, 5.36397583, 0.82964253, -4.45961291),
+        *(-5.65894491, -1.64904974, 3.88565846),
+    ]
+    np.testing.assert_allclose(local_response_norm(a)[0], expected, atol=1e-8)
+
+
+def test_the_highway_has_its_worked_vector(x64):
+    x = F((3,), 41)[None]
+    params = {
+        "gate": {"kernel": F((3, 3), 1, 0.5).T, "bias": -np.ones(3)},
+        "transform": {"kernel": F((3, 3), 15, 0.5).T, "bias": np.zeros(3)},
+    }
+    y = Highway().apply({"params": params}, x)[0]
+    np.testing.assert_allclose(y, [-0.05200184, -0.69526849, -0.65637802], atol=1e-8)
+
+
+def test_a_locally_connected_layer_is_a_convolution_where_its_kernels_agree():
+    x = jax.random.normal(jax.random.key(0), (2, 6, 5, 3))
+    layer = LocallyConnected(4, (3, 2), strides=2, padding=1)
+    shared = Conv(4, (3, 2), strides=2, padding=1)
+    variables = jax.jit(shared.init)(jax.random.key(1), x)["params"]
+    own = jax.eval_shape(layer.init, jax.random.key(1), x)["params"]["kernel"].shape
+    assert own == (3, 3, 18, 4)
+    # Patches come channel by channel, each with its window.
+    flat = jnp.moveaxis(variables["kernel"], 2, 0).reshape(18, 4)
+    params = {"kernel": jnp.broadcast_to(flat, own), "bias": jnp.zeros((3, 3, 4))}
+    found = layer.apply({"params": params}, x)
+    np.testing.assert_allclose(found, shared.apply({"params": variables}, x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_separable_convolution_is_a_product_of_two():
+    x = jax.random.normal(jax.random.key(0), (2, 7, 3))
+    layer = SeparableConv(4, (3,), use_bias=False)
+    params = jax.jit(layer.init)(jax.random.key(1), x)["params"]
+    depth = np.asarray(params["depthwise"]["conv"]["kernel"])  # [3, 1, 3]
+    point = np.asarray(params["pointwise"]["kernel"])[0]
+    full = np.einsum("kc,co->kco", depth[:, 0], point)
+    np.testing.assert_allclose(
+        layer.apply({"params": params}, x), convolve(x, full), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"), [(SpatialDropout, (4, 1, 1, 6)), (DropPath, (4, 1, 1, 1))]
+)
+def test_what_is_dropped_is_dropped_whole_and_the_rest_scaled(layer, shape):
+    x = jnp.ones((4, 5, 5, 6))
+    y = layer(0.5).apply({}, x, train=True, rngs={"dropout": jax.random.key(0)})
+    assert set(np.unique(y)) == {0.0, 2.0}
+    np.testing.assert_array_equal(y, jnp.broadcast_to(y[tuple(slice(n) for n in shape)], y.shape))
+    np.testing.assert_array_equal(layer(0.5).apply({}, x), x)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: convolve(x, jnp.ones((2, 2, 3, 1)), padding="SAME_SYMMETRIC"), "even window"),
+        (lambda x: convolve(x, jnp.ones((3, 3, 3, 1)), padding="CIRCULAR"), "are padding_mode"),
+        (lambda x: convolve(x, jnp.ones((3, 3, 3, 1)), padding=[(1, 1)]), "one .low, high. pair"),
+        (lambda x: convolve(x, jnp.ones((9, 9, 3, 1))), "ran out of pixels"),
+        (lambda x: convolve(x, jnp.ones((3, 3, 3, 1)), strides=0), "strides is a positive number"),
+        (lambda x: convolve(x, jnp.ones((3, 3, 3, 1)), padding_mode="edge"), "'edge' is unknown"),
+        (
+            lambda x: convolve(x, jnp.ones((9, 9, 3, 1)), padding=8, padding_mode="reflect"),
+            "cannot reflect",
+        ),
+        (lambda x: max_pool(x, 3, padding=3), "leaves windows of 3 without input"),
+        (lambda x: max_pool(x, 9), "ran out of pixels"),
+        (lambda x: max_pool(x, (2, 2, 2)), "one for each of the 2 spatial dimensions"),
+        (lambda x: convolve_transposed(x, jnp.ones((3, 3, 1, 2))), "spatial axes, 2"),
+        (
+            lambda x: convolve_transposed(x, jnp.ones((3, 3, 1, 3)), output_padding=1),
+            "less than the stride",
+        ),
+        (
+            lambda x: Conv(2, (3, 3)).init(jax.random.key(0), x.astype(jnp.uint8)),
+            "Conv expects floating inputs, got uint8",
+        ),
+        (
+            lambda x: PartialConv(((0, 3),), (3, 3)).init(jax.random.key(0), x),
+            "names map 3, and the inputs",
+        ),
+    ],
+)
+def test_a_mistake_names_what_was_expected_and_the_fix(call, message):
+    with pytest.raises(UserError, match=message):
+        call(jnp.ones((2, 8, 8, 3)))

@@ -189,3 +189,16 @@ def test_labels_that_do_not_fit_the_outputs_are_named():
     expected = r"outputs are \[4, 2\], the labels \[4\]; set the model's number of outputs to 1"
     with pytest.raises(UserError, match=expected):
         objectives.regress(model, variables, batch(np.zeros(4)), {}, None, True)
+
+
+def test_lenets_loss_pulls_the_right_penalty_down_and_pushes_the_others_up(x64):
+    penalties = jnp.array([[2.0, 5.0, 0.5]])
+    expected = 5 + np.log(np.exp(-1.5) + np.exp([-2, -5, -0.5]).sum())
+    found = losses.maximum_a_posteriori(-penalties, jnp.array([1]), rubbish=1.5)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    # Where nothing competes it is the penalty of the right class.
+    far = jnp.array([[800.0, 5.0, 900.0]])
+    alone = losses.maximum_a_posteriori(-far, jnp.array([1]), rubbish=700.0)
+    np.testing.assert_allclose(alone, 5 - 5, atol=1e-12)
+    slope = jax.grad(lambda y: losses.maximum_a_posteriori(-y, jnp.array([1])).sum())(penalties)
+    assert slope[0, 1] > 0 > max(slope[0, 0], slope[0, 2])

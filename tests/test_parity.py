@@ -1,10 +1,12 @@
 """Our functions against torch's outputs: the golden file everywhere, torch itself where it is."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from nn_lib.interop import from_torch, to_torch, torchvision_model
 from nn_lib.layers import convolve
 from nn_lib.optim import OptimizerConfig, build_optimizer
 from nn_lib.recurrent import RNN, GRUCell, LSTMCell, VanillaCell
@@ -45,6 +47,24 @@ def test_recurrent_layers_give_torchs_outputs(x64, name):
 def test_convolution_gives_torchs_output(x64):
     found = convolve(make.IMAGES, make.KERNEL, strides=2, padding=1, groups=2)
     np.testing.assert_allclose(found, GOLDEN["conv2d"], rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet18",
+        "googlenet",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("vgg11_bn", "alexnet")),
+    ],
+)
+def test_convnets_give_torchs_logits(x64, name):
+    model = torchvision_model(name, num_classes=10)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
+    empty = jax.tree.map(lambda leaf: np.broadcast_to(0.0, leaf.shape), shapes)
+    names = {key: value.shape for key, value in to_torch(model, empty).items()}
+    variables = from_torch(model, make.weights_for(names))
+    logits = jax.jit(model.apply)(variables, make.PICTURES)
+    np.testing.assert_allclose(logits, GOLDEN[name], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["sgd", "momentum", "adam"])

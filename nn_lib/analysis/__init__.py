@@ -1,1 +1,5 @@
-"""Looking into models: where a gradient goes."""
+"""Looking into models: what they hold and take, and where a gradient goes."""
+
+from nn_lib.analysis.summary import Row, Summary, summarize
+
+__all__ = ["Row", "Summary", "summarize"]

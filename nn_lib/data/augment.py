@@ -4,6 +4,7 @@ A batch is a dict with `inputs [B, H, W, C]` and `labels`; other keys pass throu
 bound by `functools.partial`, several steps are put together by `compose`.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -30,6 +31,12 @@ def pad_and_crop(key: jax.Array, batch: dict, *, padding: int = 4, mode: str = "
         return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), images.shape[1:])
 
     return {**batch, "inputs": jax.vmap(crop)(padded, corners)}
+
+
+def crop_and_flip(key: jax.Array, batch: dict, *, padding: int = 4) -> dict:
+    """`pad_and_crop`, then `flip`: what CIFAR's networks are trained with."""
+    steps = functools.partial(pad_and_crop, padding=padding), flip
+    return compose(key, batch, steps=steps)
 
 
 def flip(key: jax.Array, batch: dict) -> dict:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from nn_lib.checks import UserError
-from nn_lib.data import tfds_source
+from nn_lib.data import images, tfds_source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +35,13 @@ class StreamedExamples:
 
     Attributes:
       classes: whether labels are classes, int32, or numbers, float32.
+      image_size: what every image is resized and cropped to; None leaves them.
     """
 
     source: Any
     keys: tuple[str, str]
     classes: bool = True
+    image_size: int | None = None
 
     def __len__(self) -> int:
         return len(self.source)
@@ -47,8 +49,11 @@ class StreamedExamples:
     def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         key, label = self.keys
         examples = self.source.__getitems__([int(index) for index in indices])
+        inputs = [example[key] for example in examples]
+        if self.image_size:
+            inputs = [images.resize_and_crop(image, self.image_size) for image in inputs]
         return {
-            "inputs": np.stack([example[key] for example in examples]),
+            "inputs": np.stack(inputs),
             "labels": np.array(
                 [example[label] for example in examples], np.int32 if self.classes else np.float32
             ),
@@ -59,7 +64,9 @@ class StreamedExamples:
         return _fingerprint(self)
 
 
-def read_examples(builder, expression: str, keys, in_memory_limit: int):
+def read_examples(
+    builder, expression: str, keys, in_memory_limit: int, image_size: int | None = None
+):
     """The split `expression` of a prepared TFDS builder, in memory where it fits.
 
     Raises:
@@ -67,14 +74,22 @@ def read_examples(builder, expression: str, keys, in_memory_limit: int):
     """
     source = builder.as_data_source(split=expression)
     feature = builder.info.features[keys[0]]
-    if None in feature.shape:
+    shape = feature.shape
+    if image_size:
+        if len(shape) != 3 or np.dtype(feature.np_dtype) != np.uint8:
+            raise UserError(
+                f"data.image_size {image_size} is for images, and {builder.info.full_name!r} has "
+                f"inputs of shape {shape}"
+            )
+        shape = (image_size, image_size, shape[-1])
+    if None in shape:
         raise UserError(
-            f"data set {builder.info.full_name!r} has inputs of varying shape {feature.shape}; "
-            "batches need one shape"
+            f"data set {builder.info.full_name!r} has inputs of varying shape {shape}; batches "
+            "need one shape: set data.image_size to the pixels that the network takes"
         )
     classes = tfds_source.classes(builder.info.features[keys[1]]) is not None
-    streamed = StreamedExamples(source, tuple(keys), classes)
-    size = len(source) * int(np.prod(feature.shape)) * np.dtype(feature.np_dtype).itemsize
+    streamed = StreamedExamples(source, tuple(keys), classes, image_size)
+    size = len(source) * int(np.prod(shape)) * np.dtype(feature.np_dtype).itemsize
     if size > in_memory_limit:
         return streamed
     parts = [

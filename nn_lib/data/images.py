@@ -1,7 +1,12 @@
-"""Preparation of image batches inside jit: bytes to the numbers that a network expects."""
+"""Preparation of image batches inside jit: bytes to the numbers that a network expects.
+
+`resize_and_crop` alone works outside, on single images as they are read.
+"""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from PIL import Image
 
 
 def scale(images: jax.Array) -> jax.Array:
@@ -31,3 +36,14 @@ def stroke_area(batch: dict) -> dict:
     images = scale(batch["inputs"])
     area = jnp.mean(images, axis=tuple(range(1, images.ndim)))
     return {**batch, "area": area[:, None]}
+
+
+def resize_and_crop(image: np.ndarray, size: int) -> np.ndarray:
+    """`uint8[H, W, C]` to `[size, size, C]`: the shorter side resized to `size`, the middle kept."""
+    height, width, channels = image.shape
+    scale_by = size / min(height, width)
+    sides = max(size, round(width * scale_by)), max(size, round(height * scale_by))
+    picture = Image.fromarray(image if channels != 1 else image[..., 0])
+    resized = np.asarray(picture.resize(sides, Image.Resampling.BILINEAR))
+    left, top = (sides[0] - size) // 2, (sides[1] - size) // 2
+    return resized[top : top + size, left : left + size].reshape(size, size, channels)

@@ -38,6 +38,8 @@ class DataConfig:
         reach further back: k2 = overlap + sequence_length.
       document_end: the character after which a text's next document begins, with the initial
         state; '' makes it one document.
+      image_size: resizes every image on reading so that its shorter side has so many pixels, and
+        takes the square in its middle; for sets whose images differ in size.
       derive: `batch -> batch` inside jit, in training and evaluation; adds targets that are
         computed from the rest, before `prepare`.
       prepare: `inputs -> inputs` on whole batches inside jit, in training and evaluation.
@@ -56,6 +58,7 @@ class DataConfig:
     sequence_length: int = 100
     overlap: int = 0
     document_end: str = ""
+    image_size: int | None = None
     derive: Callable | None = None
     prepare: Callable | None = None
     augment: Callable | None = None
@@ -135,7 +138,9 @@ def load(config: DataConfig) -> DataSet:
         return _text_data_set(config, texts)
     labels = builder.info.features[keys[1]]
     readers: dict[str, Callable[[], Any]] = {
-        split: functools.partial(read_examples, builder, expression, keys, config.in_memory_limit)
+        split: functools.partial(
+            read_examples, builder, expression, keys, config.in_memory_limit, config.image_size
+        )
         for split, expression in expressions.items()
     }
     classes = tfds_source.classes(labels)

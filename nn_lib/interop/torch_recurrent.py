@@ -33,16 +33,8 @@ from nn_lib.recurrent import (
 _BLOCKS = {VanillaCell: (0,), LSTMCell: (0, 1, 3, 2), GRUCell: (0, 1, 2)}
 
 
-def from_torch(model: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """`{'params': ...}` of a recurrent model from torch's state dict, the dtype kept.
-
-    The two biases of a vanilla cell or an LSTM are added up, as torch does in every step. A state
-    dict without any bias (`bias=False`) gives zeros.
-
-    Raises:
-      UserError: a model that torch has not, or names that are missing, unexpected or misshapen.
-    """
-    arrays = {name: np.asarray(value) for name, value in state_dict.items()}
+def recurrent_from_torch(model: nn.Module, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """`{'params': ...}`; see `nn_lib.interop.from_torch`."""
     passes = list(_passes(model))
     biased = any(name.startswith("bias") for name in arrays) or not arrays
     expected = _expected_shapes(passes, arrays, biased)
@@ -73,11 +65,9 @@ def from_torch(model: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, Any
     return {"params": params}
 
 
-def to_torch(model: nn.Module, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Torch's state dict of the same function; the second bias is zero where one would do."""
+def recurrent_to_torch(model: nn.Module, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Torch's state dict; see `nn_lib.interop.to_torch`."""
     state_dict: dict[str, np.ndarray] = {}
-    if "params" not in variables:
-        raise UserError("to_torch expects variables {'params': ...}, as init returns them")
     for path, suffix, cell in _passes(model):
         params = variables["params"]
         for key in (*path, "cell"):

@@ -1,4 +1,4 @@
-"""Convolution in one to three spatial dimensions, channels last."""
+"""Convolution and its adjoint in one to three spatial dimensions, channels last."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,34 +8,39 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from nn_lib.checks import UserError
+from nn_lib.checks import UserError, check_choice
+from nn_lib.layers.windows import Extent, Padding, explicit_padding, per_dimension
 
-Padding = str | int | Sequence[tuple[int, int]]
+PADDING_MODES = {"zeros": "constant", "reflect": "reflect", "circular": "wrap"}
 
 
 def convolve(
     x: jax.Array,
     kernel: jax.Array,
     *,
-    strides: int | Sequence[int] = 1,
+    strides: Extent = 1,
     padding: Padding = "VALID",
-    dilation: int | Sequence[int] = 1,
+    padding_mode: str = "zeros",
+    dilation: Extent = 1,
     groups: int = 1,
     flip: bool = False,
 ) -> jax.Array:
     """Cross-correlates `x [B, *spatial, C_in]` with `kernel [*window, C_in/groups, C_out]`.
 
     In one dimension `y[b, i, o] = sum_{k, c} x[b, s i + d k - p, c] kernel[k, c, o]`, with stride
-    s, dilation d, left padding p and zeros outside;
-    `out = floor((n + pads - d (K-1) - 1) / s) + 1`.
+    s, dilation d, left padding p; `out = floor((n + pads - d (K-1) - 1) / s) + 1`.
 
     Args:
-      padding: 'VALID', 'SAME' (XLA's: the odd pixel goes to the end), an int (symmetric, as
-        torch), or a (low, high) pair for every spatial dimension.
+      padding: 'VALID'; 'SAME' (XLA's: the odd pixel goes to the end, so that with a stride it is
+        not torch's); 'SAME_SYMMETRIC' (`d (K-1) / 2` on both sides, as torch's networks); an int
+        (symmetric, as torch); or a (low, high) pair for every spatial dimension.
+      padding_mode: what is outside: 'zeros', 'reflect' (the border pixel not repeated) or
+        'circular'.
+      groups: channels `C_in/groups` see only their own `C_out/groups`.
       flip: true convolution, which reverses the window.
 
     Raises:
-      UserError: ranks or channels that do not fit.
+      UserError: ranks, channels, groups or paddings that do not fit, or too few pixels.
     """
     spatial = kernel.ndim - 2
     if x.ndim != kernel.ndim:
@@ -48,18 +53,104 @@ def convolve(
             f"convolve expects {kernel.shape[-2] * groups} input channels in the last axis, got "
             f"inputs of shape {x.shape}; are the channels first?"
         )
+    if kernel.shape[-1] % groups:
+        raise UserError(f"convolve cannot divide {kernel.shape[-1]} outputs into {groups} groups")
+    check_choice("convolve: padding_mode", padding_mode, PADDING_MODES)
+    strides = per_dimension("convolve: strides", strides, spatial)
+    dilation = per_dimension("convolve: dilation", dilation, spatial)
+    size, window = x.shape[1:-1], kernel.shape[:-2]
+    pads = explicit_padding("convolve", size, window, strides, padding, dilation)
+    for n, k, d, (low, high) in zip(size, window, dilation, pads):
+        if n + low + high < d * (k - 1) + 1:
+            raise UserError(
+                f"convolve ran out of pixels: a window of {window} with dilation {dilation} over "
+                f"{size} and a padding of {pads}"
+            )
+    if padding_mode != "zeros":
+        if padding_mode == "reflect" and any(max(pad) >= n for n, pad in zip(size, pads)):
+            raise UserError(f"convolve cannot reflect {pads} pixels of an input of only {size}")
+        x = jnp.pad(x, ((0, 0), *pads, (0, 0)), mode=PADDING_MODES[padding_mode])
+        pads = ((0, 0),) * spatial
     if flip:
         kernel = jnp.flip(kernel, range(spatial))
     letters = "DHW"[3 - spatial :]
     return lax.conv_general_dilated(
         x,
         kernel,
-        window_strides=_per_dimension(strides, spatial),
-        padding=[(padding, padding)] * spatial if isinstance(padding, int) else padding,
-        rhs_dilation=_per_dimension(dilation, spatial),
+        window_strides=strides,
+        padding=pads,
+        rhs_dilation=dilation,
         dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
         feature_group_count=groups,
     )
+
+
+def convolve_transposed(
+    y: jax.Array,
+    kernel: jax.Array,
+    *,
+    strides: Extent = 1,
+    padding: Padding = "VALID",
+    padding_mode: str = "zeros",
+    dilation: Extent = 1,
+    groups: int = 1,
+    flip: bool = False,
+    output_padding: Extent | None = None,
+) -> jax.Array:
+    """The adjoint of `convolve` with the same kernel and arguments, `<conv(x), y> = <x, result>`.
+
+    `y [B, *out, C_out] -> [B, *spatial, C_in]` for `kernel [*window, C_in/groups, C_out]`. Of the
+    sizes that `convolve` maps to `out`, the result has `s out` under 'SAME' and otherwise the
+    smallest, `(out - 1) s - pads + d (K - 1) + 1`, plus `output_padding < s` (not under 'SAME').
+
+    Raises:
+      UserError: ranks, channels or sizes that no convolution with these arguments has.
+    """
+    spatial = kernel.ndim - 2
+    if y.ndim != kernel.ndim or y.shape[-1] != kernel.shape[-1]:
+        raise UserError(
+            f"convolve_transposed expects inputs [B, {spatial} spatial axes, {kernel.shape[-1]}] "
+            f"for a kernel of shape {kernel.shape}, got {y.shape}"
+        )
+    steps = per_dimension("convolve_transposed: strides", strides, spatial)
+    dilations = per_dimension("convolve_transposed: dilation", dilation, spatial)
+    extra = output_padding or (0,) * spatial
+    extra = (extra,) * spatial if isinstance(extra, int) else tuple(extra)
+    if len(extra) != spatial or not all(0 <= e < s for e, s in zip(extra, steps)):
+        raise UserError(
+            f"convolve_transposed: output_padding is at least 0 and less than the stride {steps}, "
+            f"got {output_padding}"
+        )
+    size = [n * s for n, s in zip(y.shape[1:-1], steps)]
+    if not (isinstance(padding, str) and padding.upper() == "SAME"):
+        pads = explicit_padding(
+            "convolve_transposed", size, kernel.shape[:-2], steps, padding, dilations
+        )
+        size = [
+            (n - 1) * s - sum(pad) + d * (k - 1) + 1 + e
+            for n, s, d, k, pad, e in zip(
+                y.shape[1:-1], steps, dilations, kernel.shape, pads, extra
+            )
+        ]
+        if min(size) < 1:
+            raise UserError(
+                f"convolve_transposed: a padding of {pads} leaves nothing of {y.shape[1:-1]} pixels"
+            )
+    shape = (y.shape[0], *size, kernel.shape[-2] * groups)
+    transpose = jax.linear_transpose(
+        lambda x: convolve(
+            x,
+            kernel,
+            strides=strides,
+            padding=padding,
+            padding_mode=padding_mode,
+            dilation=dilation,
+            groups=groups,
+            flip=flip,
+        ),
+        jax.ShapeDtypeStruct(shape, y.dtype),
+    )
+    return transpose(y)[0]
 
 
 class Conv(nn.Module):
@@ -72,10 +163,12 @@ class Conv(nn.Module):
 
     features: int
     window: Sequence[int]
-    strides: int | Sequence[int] = 1
+    strides: Extent = 1
     padding: Padding = "VALID"
-    dilation: int | Sequence[int] = 1
+    padding_mode: str = "zeros"
+    dilation: Extent = 1
     groups: int = 1
+    flip: bool = False
     use_bias: bool = True
     kernel_init: Callable = nn.initializers.lecun_normal()
     bias_init: Callable = nn.initializers.zeros
@@ -84,11 +177,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        if x.ndim != len(self.window) + 2:
-            raise UserError(
-                f"Conv with window {tuple(self.window)} expects inputs of rank "
-                f"{len(self.window) + 2}, [B, *spatial, C], got shape {x.shape}"
-            )
+        check_inputs("Conv", self.window, x)
         if x.shape[-1] % self.groups or self.features % self.groups:
             raise UserError(
                 f"Conv cannot divide {x.shape[-1]} input and {self.features} output channels into "
@@ -105,11 +194,77 @@ class Conv(nn.Module):
             kernel,
             strides=self.strides,
             padding=self.padding,
+            padding_mode=self.padding_mode,
             dilation=self.dilation,
             groups=self.groups,
+            flip=self.flip,
         )
         return y if bias is None else y + bias
 
 
-def _per_dimension(value: int | Sequence[int], spatial: int) -> tuple[int, ...]:
-    return (value,) * spatial if isinstance(value, int) else tuple(value)
+class ConvTranspose(nn.Module):
+    """The adjoint of `Conv` with the same arguments, and a bias: the layer that enlarges maps.
+
+    Its kernel `[*window, features/groups, C]` is that of the `Conv` that maps `features` channels
+    to the C of the inputs, so that tied weights are the same array. Sizes as in
+    `convolve_transposed`; with an int as padding they are torch's, `(n - 1) s - 2 p + d (k - 1) + 1
+    + output_padding`.
+
+    Zeiler, Krishnan, Taylor & Fergus 2010, "Deconvolutional networks".
+    """
+
+    features: int
+    window: Sequence[int]
+    strides: Extent = 1
+    padding: Padding = "VALID"
+    padding_mode: str = "zeros"
+    dilation: Extent = 1
+    groups: int = 1
+    flip: bool = False
+    output_padding: Extent | None = None
+    use_bias: bool = True
+    kernel_init: Callable = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
+    bias_init: Callable = nn.initializers.zeros
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, y: jax.Array) -> jax.Array:
+        check_inputs("ConvTranspose", self.window, y)
+        if y.shape[-1] % self.groups or self.features % self.groups:
+            raise UserError(
+                f"ConvTranspose cannot divide {y.shape[-1]} input and {self.features} output "
+                f"channels into {self.groups} groups"
+            )
+        shape = (*self.window, self.features // self.groups, y.shape[-1])
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
+        y, kernel, bias = nn.dtypes.promote_dtype(y, kernel, bias, dtype=self.dtype)
+        x = convolve_transposed(
+            y,
+            kernel,
+            strides=self.strides,
+            padding=self.padding,
+            padding_mode=self.padding_mode,
+            dilation=self.dilation,
+            groups=self.groups,
+            flip=self.flip,
+            output_padding=self.output_padding,
+        )
+        return x if bias is None else x + bias
+
+
+def check_inputs(who: str, window: Sequence[int], x: jax.Array) -> None:
+    """Raises UserError unless x is `[B, *spatial, C]`, floating, of the window's dimensions."""
+    if x.ndim != len(window) + 2:
+        raise UserError(
+            f"{who} with window {tuple(window)} expects inputs of rank {len(window) + 2}, "
+            f"[B, *spatial, C], got shape {x.shape}"
+        )
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        raise UserError(
+            f"{who} expects floating inputs, got {x.dtype}; scale the images first, as in "
+            "images / 255"
+        )

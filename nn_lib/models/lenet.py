@@ -1,4 +1,4 @@
-"""LeNet-5 in its modern form.
+"""LeNet-5 in its modern form; `lenet_original` has the paper's.
 
 LeCun, Bottou, Bengio & Haffner 1998, "Gradient-based learning applied to document recognition".
 """
@@ -10,11 +10,12 @@ import flax.linen as nn
 import jax
 
 from nn_lib.checks import UserError
-from nn_lib.layers import Conv, max_pool
+from nn_lib.layers import Apply, Conv, max_pool
 from nn_lib.layers.activations import at_least_float32
+from nn_lib.models.image_model import ImageModel
 
 
-class LeNet5(nn.Module):
+class LeNet5(ImageModel):
     """LeNet-5 with full connections into C3, plain max pooling and a linear output.
 
     `[B, 32, 32, C] -> [B, num_classes]`: C1 6@28x28, S2 6@14x14, C3 16@10x10, S4 16@5x5, C5 120,
@@ -27,17 +28,26 @@ class LeNet5(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        if images.ndim != 4 or images.shape[1:3] != (32, 32):
-            raise UserError(
-                f"LeNet5 expects images [B, 32, 32, C], got {list(images.shape)}; pad 28x28 digits "
-                "by 2 on every side"
-            )
+    def network(self, images: jax.Array, train: bool) -> jax.Array:
+        check_32("LeNet5", images)
         f = self.activation
-        x = max_pool(f(Conv(6, (5, 5), dtype=self.dtype, name="C1")(images)), (2, 2))
-        x = max_pool(f(Conv(16, (5, 5), dtype=self.dtype, name="C3")(x)), (2, 2))
+        x = Apply(_pool, name="S2")(f(Conv(6, (5, 5), dtype=self.dtype, name="C1")(images)))
+        x = Apply(_pool, name="S4")(f(Conv(16, (5, 5), dtype=self.dtype, name="C3")(x)))
         x = f(Conv(120, (5, 5), dtype=self.dtype, name="C5")(x)).reshape(x.shape[0], 120)
         x = f(nn.Dense(84, dtype=self.dtype, name="F6")(x))
         if self.num_classes is None:
             return x
         return at_least_float32(nn.Dense(self.num_classes, dtype=self.dtype, name="output")(x))
+
+
+def check_32(who: str, images: jax.Array) -> None:
+    """Raises UserError unless the images have 32x32 pixels."""
+    if images.shape[1:3] != (32, 32):
+        raise UserError(
+            f"{who} expects images [B, 32, 32, C], got {list(images.shape)}; pad 28x28 digits by 2 "
+            "on every side"
+        )
+
+
+def _pool(x: jax.Array) -> jax.Array:
+    return max_pool(x, 2)

@@ -3,6 +3,7 @@
 python -m tests.golden.make     (with the `torch` extra installed)
 """
 
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -64,8 +65,44 @@ def optimizers(torch) -> dict[str, np.ndarray]:
     return ends
 
 
+CONVNETS = ("resnet18", "googlenet", "vgg11_bn", "alexnet")
+PICTURES = filler((2, 64, 64, 3), 400, 1.0)
+
+
+def weights_for(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """A state dict that depends on nothing but its names and shapes."""
+    weights = {}
+    for name, shape in shapes.items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        noise = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
+        if name.endswith("running_var") or (name.endswith("weight") and len(shape) == 1):
+            weights[name] = 1 + 0.3 * np.tanh(noise)
+        else:
+            fan_in = np.prod(shape[1:]) if len(shape) > 1 else 200
+            weights[name] = noise * (2 / fan_in) ** 0.5
+    return weights
+
+
+def convnets(torch) -> dict[str, np.ndarray]:
+    """Ten logits of torchvision's networks."""
+    from tests import torch_networks
+
+    images = torch.tensor(PICTURES.transpose(0, 3, 1, 2))
+    outputs = {}
+    for name in CONVNETS:
+        auxiliary = {"auxiliary": False} if name == "googlenet" else {}
+        network = torch_networks.build(name, classes=10, **auxiliary).double().eval()
+        state = network.state_dict()
+        weights = weights_for({key: tuple(value.shape) for key, value in state.items()})
+        network.load_state_dict({key: torch.tensor(value) for key, value in weights.items()})
+        with torch.no_grad():
+            outputs[name] = network(images).numpy()
+    return outputs
+
+
 def compute(torch) -> dict[str, np.ndarray]:
-    return {**recurrent(torch), **convolution(torch), **optimizers(torch)}
+    return {**recurrent(torch), **convolution(torch), **optimizers(torch), **convnets(torch)}
 
 
 if __name__ == "__main__":

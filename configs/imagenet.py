@@ -1,0 +1,57 @@
+"""ImageNet, or any set of images in the layout of TFDS, by the winners of ILSVRC.
+
+Papers   Krizhevsky et al. 2012, Simonyan & Zisserman 2015, Szegedy et al. 2015, He et al. 2016
+Data     TFDS `imagenet2012`, prepared in --config.data.data_dir; another set by --config.data.name
+Command  python -m experiments.train --config=configs/imagenet.py:resnet50 --workdir=runs/resnet50 \
+             --config.data.data_dir=DIR
+Variants :alexnet :vgg16 :googlenet :resnet50 (default)
+Hardware accelerators for days; on a CPU only with a set of a few hundred images
+Recipes  of the papers, in short: momentum .9, the rate divided by 10 when validation stalls
+"""
+
+import functools
+
+from nn_lib.checks import check_choice
+from nn_lib.data import DataConfig, augment, images
+from nn_lib.models import VGG16, AlexNet, GoogLeNet, ResNet50
+from nn_lib.objectives import classify
+from nn_lib.optim import OptimizerConfig
+from nn_lib.train import Experiment
+
+VARIANTS = ("resnet50", "alexnet", "vgg16", "googlenet")
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def get_config(arg: str = "resnet50") -> Experiment:
+    check_choice("configs/imagenet.py: variant", arg, VARIANTS)
+    # model, batch, learning rate, weight decay
+    recipes = {
+        "alexnet": (AlexNet(num_classes=None, groups=2, order="norm_pool"), 128, 1e-2, 5e-4),
+        "vgg16": (VGG16(num_classes=None), 256, 1e-2, 5e-4),
+        "googlenet": (GoogLeNet(num_classes=None, auxiliary=True), 128, 1e-2, 2e-4),
+        "resnet50": (ResNet50(num_classes=None), 256, 0.1, 1e-4),
+    }
+    model, batch_size, learning_rate, weight_decay = recipes[arg]
+    return Experiment(
+        model=model,
+        objective=functools.partial(classify, top=5),
+        data=DataConfig(
+            name="imagenet2012",
+            image_size=227 if arg == "alexnet" else 224,
+            prepare=functools.partial(images.standardize, mean=MEAN, std=STD),
+            augment=functools.partial(augment.crop_and_flip, padding=16),
+        ),
+        optimizer=OptimizerConfig(
+            name="momentum",
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            schedule="plateau",
+        ),
+        batch_size=batch_size,
+        num_steps=600_000,
+        eval_every=5_000,
+        checkpoint_every=5_000,
+        log_every=100,
+        select_by="accuracy",
+        select_mode="max",
+    )

@@ -1,0 +1,124 @@
+"""Convolutions with another connection pattern: depthwise, separable, locally connected."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from nn_lib.layers.conv import Conv, check_inputs
+from nn_lib.layers.windows import Extent, Padding, explicit_padding, per_dimension
+
+
+class DepthwiseConv(nn.Module):
+    """Every channel convolved by itself into `multiplier` channels: `Conv` with a group a channel.
+
+    `[B, *spatial, C] -> [B, *out, multiplier C]`.
+    """
+
+    window: Sequence[int]
+    multiplier: int = 1
+    strides: Extent = 1
+    padding: Padding = "VALID"
+    dilation: Extent = 1
+    use_bias: bool = True
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        channels = x.shape[-1]
+        return Conv(
+            channels * self.multiplier,
+            self.window,
+            strides=self.strides,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=channels,
+            use_bias=self.use_bias,
+            dtype=self.dtype,
+            name="conv",
+        )(x)
+
+
+class SeparableConv(nn.Module):
+    """A depthwise convolution, then a 1x1 convolution that mixes the channels.
+
+    `K^2 C + C O` weights instead of `K^2 C O` (Sifre 2014; Chollet 2017, "Xception").
+    """
+
+    features: int
+    window: Sequence[int]
+    multiplier: int = 1
+    strides: Extent = 1
+    padding: Padding = "VALID"
+    dilation: Extent = 1
+    use_bias: bool = True
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = DepthwiseConv(
+            self.window,
+            self.multiplier,
+            strides=self.strides,
+            padding=self.padding,
+            dilation=self.dilation,
+            use_bias=False,
+            dtype=self.dtype,
+            name="depthwise",
+        )(x)
+        ones = (1,) * len(self.window)
+        return Conv(
+            self.features, ones, use_bias=self.use_bias, dtype=self.dtype, name="pointwise"
+        )(x)
+
+
+class LocallyConnected(nn.Module):
+    """A convolution whose weights are not shared: every output position has a kernel of its own.
+
+    `y[b, i, o] = sum_{k, c} x[b, s i + k - p, c] kernel[i, c k, o] + bias[i, o]`. With 10x10
+    windows a million hidden units have 10^8 weights, where sharing has 100 for each map and full
+    connection to a 1000x1000 image 10^12. The size of the image is fixed by `init`.
+    """
+
+    features: int
+    window: Sequence[int]
+    strides: Extent = 1
+    padding: Padding = "VALID"
+    use_bias: bool = True
+    kernel_init: Callable = nn.initializers.lecun_normal()
+    bias_init: Callable = nn.initializers.zeros
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        check_inputs("LocallyConnected", self.window, x)
+        window = tuple(self.window)
+        spatial = len(window)
+        strides = per_dimension("LocallyConnected: strides", self.strides, spatial)
+        pads = explicit_padding("LocallyConnected", x.shape[1:-1], window, strides, self.padding)
+        out = tuple(
+            (n + low + high - k) // s + 1
+            for n, k, s, (low, high) in zip(x.shape[1:-1], window, strides, pads)
+        )
+        shape = (*out, math.prod(window) * x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, (*out, self.features), self.param_dtype)
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        letters = "DHW"[3 - spatial :]
+        with jax.named_scope("patches"):  # copies, which a summary does not count
+            x = lax.conv_general_dilated_patches(
+                x,
+                filter_shape=window,
+                window_strides=strides,
+                padding=pads,
+                dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
+            )
+        y = jnp.einsum("n...k,...ko->n...o", x, kernel)
+        return y if bias is None else y + bias

@@ -1,0 +1,44 @@
+"""Local response normalisation; batch, layer, group and instance norm are Flax's own."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from nn_lib.checks import UserError
+
+
+def local_response_norm(
+    x: jax.Array,
+    size: int = 5,
+    k: float = 2.0,
+    alpha: float = 1e-4,
+    beta: float = 0.75,
+) -> jax.Array:
+    """`b_c = a_c / (k + alpha sum_{c-n/2..c+n/2} a^2)^beta` over neighbouring channels.
+
+    `[..., C] -> [..., C]`, n = `size`; the window is cut off at the first and the last channel.
+    As the paper prints it, alpha is not divided by n; torch and Caffe divide, so that their
+    alpha = 5e-4 is our 1e-4 for n = 5.
+
+    Krizhevsky, Sutskever & Hinton 2012, "ImageNet classification with deep convolutional neural
+    networks".
+    """
+    if size < 1:
+        raise UserError(f"local_response_norm expects a size of at least 1, got {size}")
+    ones = (1,) * (x.ndim - 1)
+    sides = [(0, 0)] * (x.ndim - 1) + [(size // 2, (size - 1) // 2)]
+    squares = lax.reduce_window(x * x, 0.0, lax.add, (*ones, size), (*ones, 1), sides)
+    return x * jnp.power(k + alpha * squares, -beta)
+
+
+class LocalResponseNorm(nn.Module):
+    """`local_response_norm` as a layer; it has no parameters."""
+
+    size: int = 5
+    k: float = 2.0
+    alpha: float = 1e-4
+    beta: float = 0.75
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return local_response_norm(x, self.size, self.k, self.alpha, self.beta)
