@@ -324,7 +324,7 @@ def poolings(draw):
 
 @pytest.mark.slow
 @pytest.mark.parity
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(poolings())
 def test_any_pooling_and_its_gradient_equal_torch(torch_or_skip, case):
     torch, (size, window, strides, padding, ceil_mode, counted) = torch_or_skip, case

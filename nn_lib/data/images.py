@@ -39,7 +39,7 @@ def stroke_area(batch: dict) -> dict:
 
 
 def resize_and_crop(image: np.ndarray, size: int) -> np.ndarray:
-    """`uint8[H, W, C]` to `[size, size, C]`: the shorter side resized to `size`, the middle kept."""
+    """`uint8[H, W, C]` to `[size, size, C]`: shorter side resized to `size`, middle kept."""
     height, width, channels = image.shape
     scale_by = size / min(height, width)
     sides = max(size, round(width * scale_by)), max(size, round(height * scale_by))
