@@ -8,6 +8,7 @@ else (biases, norms, pooling, activations) none. The receptive field grows by
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -52,8 +53,8 @@ class Operation:
     sight: Sight | None
 
 
-PATCHES = "patches"
-"""The scope of a convolution that only copies windows, which takes no multiply-adds."""
+_DECLARED = re.compile(r"macs=(\d+)")
+"""A scope in which a layer says what its product takes, as 0 for one that only copies windows."""
 
 
 def operations(
@@ -124,7 +125,8 @@ class _Walk:
             numbers = equation.params["dimension_numbers"]
             kernel = equation.invars[1].aval.shape
             spatial = math.prod(kernel[i] for i in numbers.rhs_spec[1:])  # inputs and window
-            macs = 0 if f"/{PATCHES}" in scope else math.prod(shape) * spatial
+            declared = _DECLARED.findall(scope)
+            macs = int(declared[-1]) if declared else math.prod(shape) * spatial
         elif kind == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             left = equation.invars[0].aval.shape
