@@ -34,23 +34,16 @@ def get_config(arg: str = "lenet") -> Experiment:
     if arg == "rows":
         model = SequenceClassifier(RNN(LSTMCell(128)))
         data = DataConfig(name="mnist", prepare=images.rows)
-    elif arg == "lenet_original":
-        model, objective = (
-            LeNet5Original(num_classes=None),
-            functools.partial(classify, loss=losses.maximum_a_posteriori),
-        )
-        # Paper at -0.1 and ink at 1.175.
-        data = DataConfig(
-            name="mnist",
-            prepare=functools.partial(
-                images.standardize, mean=0.1 / 1.275, std=1 / 1.275, padding=2
-            ),
-        )
     else:
-        model = LeNet5(num_classes=None)
+        # LeNet5Original: paper at -0.1 and ink at 1.175, as published.
+        original = arg == "lenet_original"
+        mean, std = (0.1 / 1.275, 1 / 1.275) if original else (0.1307, 0.3081)
+        model = LeNet5Original(num_classes=None) if original else LeNet5(num_classes=None)
+        if original:
+            objective = functools.partial(classify, loss=losses.maximum_a_posteriori)
         data = DataConfig(
             name="mnist",
-            prepare=functools.partial(images.standardize, mean=0.1307, std=0.3081, padding=2),
+            prepare=functools.partial(images.standardize, mean=mean, std=std, padding=2),
             augment=functools.partial(augment.pad_and_crop, padding=2, mode="edge"),
         )
     return Experiment(

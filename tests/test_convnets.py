@@ -288,3 +288,34 @@ def test_lenets_codes_are_pictures_and_its_outputs_minus_their_distance():
     features = model.clone(num_classes=None).apply(variables, x)
     penalty = ((np.asarray(features)[:, None] - CODES) ** 2).sum(-1)
     np.testing.assert_allclose(model.apply(variables, x), -penalty, rtol=1e-5)
+
+
+def test_shapes_of_the_lectures_tables():
+    maps = {row.path: row.shape[1:] for row in counted(AlexNet(), 227).rows}
+    expected = {
+        **{"conv1": (55, 55, 96), "pool1": (27, 27, 96), "norm1": (27, 27, 96)},
+        **{"conv2": (27, 27, 256), "pool2": (13, 13, 256), "norm2": (13, 13, 256)},
+        **{"conv3": (13, 13, 384), "conv4": (13, 13, 384), "conv5": (13, 13, 256)},
+        **{"pool3": (6, 6, 256), "fc6": (4096,), "fc7": (4096,), "fc8": (1000,)},
+    }
+    assert {name: maps[name] for name in expected} == expected
+    outputs = counted(GoogLeNet()).outputs
+    depths = [outputs[f"inception{b}"][-1] for b in ("3a", "3b", "4a", "4b", "4c", "4d", "4e")]
+    assert depths == [256, 480, 512, 512, 512, 528, 832]
+    assert [outputs[f"inception5{b}"] for b in "ab"] == [(1, 7, 7, 832), (1, 7, 7, 1024)]
+    sides = [outputs[name][1] for name in ("conv1", "pool1", "conv2", "pool2", "pool3", "pool4")]
+    assert sides == [112, 56, 56, 28, 14, 7]
+
+
+def test_layers_of_any_model_can_be_captured():
+    from nn_lib.analysis import capture
+    from nn_lib.models import SequenceClassifier
+    from nn_lib.recurrent import RNN, GRUCell
+
+    model, x = SequenceClassifier(RNN(GRUCell(4)), "mean", 3), jnp.ones((2, 5, 2))
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+    outputs, seen = capture(model, variables, x, names=("layer", "Dense_0"))
+    assert seen["layer"][1].shape == (2, 5, 4)
+    np.testing.assert_array_equal(seen["Dense_0"], jax.tree.leaves(outputs)[0])
+    with pytest.raises(UserError, match="names='lyer' is no layer; did you mean layer"):
+        capture(model, variables, x, names=("lyer",))

@@ -12,9 +12,13 @@ from scipy import signal
 
 from nn_lib.checks import UserError
 from nn_lib.layers import (
+    BatchNorm,
     Conv,
     DropPath,
+    GroupNorm,
     Highway,
+    InstanceNorm,
+    LayerNorm,
     LocallyConnected,
     PartialConv,
     SeparableConv,
@@ -506,3 +510,61 @@ def test_what_is_dropped_is_dropped_whole_and_the_rest_scaled(layer, shape):
 def test_a_mistake_names_what_was_expected_and_the_fix(call, message):
     with pytest.raises(UserError, match=message):
         call(jnp.ones((2, 8, 8, 3)))
+
+
+@pytest.mark.parametrize(
+    ("layer", "axes", "shape"),
+    [
+        (BatchNorm(use_running_average=False), (0, 1, 2), (5, 4, 3, 6)),
+        (LayerNorm(), (3,), (5, 4, 3, 6)),
+        (InstanceNorm(), (1, 2), (5, 4, 3, 6)),
+        (GroupNorm(num_groups=3), (1, 2, 4), (5, 4, 3, 3, 2)),
+    ],
+)
+def test_each_norm_takes_its_statistics_over_its_own_axes(x64, layer, axes, shape):
+    x = np.random.default_rng(0).normal(3.0, 2.0, size=(5, 4, 3, 6))
+    layer = layer.clone(param_dtype=jnp.float64, epsilon=1e-5)
+    y, _ = layer.init_with_output(jax.random.key(0), x)
+    cut = x.reshape(shape)
+    mean, variance = cut.mean(axes, keepdims=True), cut.var(axes, keepdims=True)
+    expected = ((cut - mean) / np.sqrt(variance + 1e-5)).reshape(x.shape)
+    np.testing.assert_allclose(y, expected, rtol=1e-6, atol=1e-9)
+
+
+@settings(deadline=None, max_examples=8)
+@given(convolutions())
+def test_true_convolution_is_scipys_strided_and_dilated(case):
+    size, window, strides, dilation, padding, _, _ = case
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(sum(size))
+        x, w = rng.normal(size=size), rng.normal(size=window)
+        found = convolve(
+            *(x[None, ..., None], w[..., None, None]),
+            **{"strides": strides, "dilation": dilation, "padding": padding, "flip": True},
+        )
+        spread = np.zeros([d * (k - 1) + 1 for d, k in zip(dilation, window)])
+        spread[tuple(slice(None, None, d) for d in dilation)] = w
+        full = signal.convolve(np.pad(x, padding), spread, "valid", method="direct")
+        expected = full[tuple(slice(None, None, s) for s in strides)]
+        np.testing.assert_allclose(found[0, ..., 0], expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [6, 8])
+def test_the_one_dimensional_settings_of_the_lecture(n):
+    x = jnp.ones((1, n, 1))
+    sizes = [
+        convolve(x, jnp.ones((2, 1, features)), strides=strides, padding=padding).shape[1:]
+        for features, strides, padding in ((1, 2, 0), (1, 1, 0), (2, 2, 1))
+    ]
+    assert sizes == [(n // 2, 1), (n - 1, 1), (n // 2 + 1, 2)]
+    assert convolve(jnp.ones((1, 8, 1)), jnp.ones((3, 1, 1))).shape == (1, 6, 1)
+
+
+def test_full_local_and_shared_connections_of_a_million_units():
+    image = jax.ShapeDtypeStruct((1, 1000, 1000, 1), jnp.float32)
+    window = {"window": (10, 10), "padding": "SAME", "use_bias": False}
+    count = {}
+    for layer in (LocallyConnected(1, **window), Conv(1, **window)):
+        shapes = jax.eval_shape(layer.init, jax.random.key(0), image)
+        count[type(layer)] = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    assert count == {LocallyConnected: 10**8, Conv: 100}

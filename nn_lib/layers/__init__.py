@@ -1,6 +1,6 @@
 """Layers: one time-independent transformation each, channels last, `[B, *spatial, C]`.
 
-Dense layers, batch, layer, group and instance norm, and dropout of single units are Flax's own.
+The norms but `LocalResponseNorm` are Flax's own, as dense layers and dropout of single units are.
 """
 
 from nn_lib.layers.activations import lenet_squash, maxout, scaled_tanh
@@ -8,7 +8,14 @@ from nn_lib.layers.blocks import Apply, ConvUnit, Inception
 from nn_lib.layers.conv import Conv, ConvTranspose, convolve, convolve_transposed
 from nn_lib.layers.conv_variants import DepthwiseConv, LocallyConnected, SeparableConv
 from nn_lib.layers.highway import Highway
-from nn_lib.layers.normalization import LocalResponseNorm, local_response_norm
+from nn_lib.layers.normalization import (
+    BatchNorm,
+    GroupNorm,
+    InstanceNorm,
+    LayerNorm,
+    LocalResponseNorm,
+    local_response_norm,
+)
 from nn_lib.layers.pooling import (
     adaptive_avg_pool,
     avg_pool,
@@ -25,13 +32,17 @@ from nn_lib.layers.subsampling import PartialConv, Subsampling
 
 __all__ = [
     "Apply",
+    "BatchNorm",
     "Conv",
     "ConvTranspose",
     "ConvUnit",
     "DepthwiseConv",
     "DropPath",
+    "GroupNorm",
     "Highway",
     "Inception",
+    "InstanceNorm",
+    "LayerNorm",
     "LocalResponseNorm",
     "LocallyConnected",
     "PartialConv",

@@ -7,6 +7,9 @@ from jax import lax
 
 from nn_lib.checks import UserError
 
+BatchNorm, GroupNorm = nn.BatchNorm, nn.GroupNorm
+InstanceNorm, LayerNorm = nn.InstanceNorm, nn.LayerNorm
+
 
 def local_response_norm(
     x: jax.Array,
