@@ -3,8 +3,10 @@
 python -m experiments.summarize --model=ResNet50
 python -m experiments.summarize --model=torchvision:googlenet --size=299
 python -m experiments.summarize --config=configs/mnist1d.py:gru
-python -m experiments.summarize --lecture     (GoogLeNet's printed table beside the exact one)
-A config's data are read, since they fix the shape of its inputs and the number of classes.
+python -m experiments.summarize --config=configs/cifar10.py:resnet20 --inputs=32,32,3 --classes=10
+python -m experiments.summarize --lecture     (the lecture's tables beside the exact ones)
+A config's data are read, since they fix the shape of its inputs and the number of classes, unless
+both are given.
 """
 
 import jax
@@ -13,7 +15,7 @@ from absl import flags
 
 from experiments import command_line
 from nn_lib import models
-from nn_lib.analysis import googlenet_table, summarize
+from nn_lib.analysis import googlenet_table, memory, summarize
 from nn_lib.checks import UserError, nearest
 from nn_lib.data import load
 from nn_lib.data.batches import evaluation_batches
@@ -24,7 +26,9 @@ CONFIG = flags.DEFINE_string("config", "", "An experiment, as configs/mnist.py:l
 MODEL = flags.DEFINE_string("model", "", "A convnet of nn_lib.models, or torchvision:NAME.")
 SIZE = flags.DEFINE_integer("size", 0, "Pixels of the image; 0: the network's own.", lower_bound=0)
 BATCH = flags.DEFINE_integer("batch", 1, "Examples.", lower_bound=1)
-LECTURE = flags.DEFINE_bool("lecture", False, "GoogLeNet's printed table beside the exact one.")
+INPUTS = flags.DEFINE_list("inputs", [], "Shape of one example of a config, as 32,32,3.")
+CLASSES = flags.DEFINE_integer("classes", 1000, "Classes where --inputs is given.", lower_bound=1)
+LECTURE = flags.DEFINE_bool("lecture", False, "GoogLeNet's table and the memory of ResNet-50.")
 
 # Networks of images by name, with the shape of one image.
 COLOURED = (224, 224, 3)
@@ -40,7 +44,7 @@ def main() -> None:
     if sum(map(bool, (CONFIG.value, MODEL.value, LECTURE.value))) != 1:
         raise UserError("name one of --config, --model and --lecture; as in --model=ResNet50")
     if LECTURE.value:
-        print(googlenet_table.as_text())
+        print(googlenet_table.as_text(), memory.as_text(), sep="\n\n")
     elif CONFIG.value:
         print(of_config(CONFIG.value))
     else:
@@ -49,6 +53,14 @@ def main() -> None:
 
 def of_config(location: str):
     experiment = command_line.load_config(location)
+    if INPUTS.value:
+        if not all(side.isdigit() and int(side) for side in INPUTS.value):
+            raise UserError(f"--inputs expects numbers, as in 32,32,3, got {INPUTS.value}")
+        shape = (BATCH.value, *map(int, INPUTS.value))
+        model = experiment.model
+        if getattr(model, "num_classes", 0) is None:
+            model = model.clone(num_classes=CLASSES.value)
+        return summarize(model, jax.ShapeDtypeStruct(shape, jnp.float32))
     data = load(experiment.data)
     batch = next(evaluation_batches(data, "train", BATCH.value))
     inputs = jax.eval_shape(experiment.data.prepare_batch, batch)["inputs"]

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nn_lib.analysis import summarize
+from nn_lib.analysis import memory, summarize
 from nn_lib.checks import UserError
+from nn_lib.interop import torchvision_model
+from nn_lib.layers import ResidualBlock
 from nn_lib.models import (
     VGG11,
     VGG13,
@@ -38,6 +40,7 @@ def counted(model, size=224, channels=3):
     return summarize(model, images(size, channels))
 
 
+WIDE = CifarResNet(26, "B", width=160, stem_width=16, pre_activation=True)
 V1 = {"stride_in_3x3": False}
 # (model, size, channels, parameters, multiply-adds)
 NETWORKS = [
@@ -82,6 +85,8 @@ def test_parameters_and_multiply_adds_are_the_papers(model, size, channels, para
         (CifarResNet(44, "B"), 32, 661_338),
         (CifarResNet(56, "B"), 32, 855_770),
         (CifarResNet(110, "B"), 32, 1_730_714),
+        (CifarResNet(1202, "B"), 32, 19_424_026),
+        (WIDE, 32, 36_479_194),  # WRN-28-10
         (ResNet34(shortcut="A"), 224, 21_623_848),
         (GoogLeNet(auxiliary=True), 224, 13_378_280),
         (GoogLeNet(batch_norm=True), 224, 7_005_832),
@@ -126,18 +131,32 @@ def test_alexnets_units_layer_by_layer():
     assert [summary[name].parameters for name in names] == parameters
     macs = [105_415_200, 447_897_600, 149_520_384, 224_280_576, 149_520_384]
     assert [summary[name].macs for name in names] == [*macs, 37_748_736, 16_777_216, 4_096_000]
+    convolved = [row for row in summary.rows if row.path.startswith("conv")]
+    assert sum(row.parameters for row in convolved) == 3_747_200
+    assert summary.parameters - 3_747_200 == 58_631_144
+    torchs = counted(torchvision_model("alexnet"))
+    assert (torchs.parameters, torchs.macs) == (61_100_840, 714_188_480)
     grouped = counted(AlexNet(groups=2), 227)
+    assert grouped.parameters - 58_631_144 == 2_334_080
     assert [grouped[f"conv{i}"].parameters for i in (2, 4, 5)] == [307_456, 663_936, 442_624]
     order = [row.path for row in summary.rows if row.path.startswith(("pool", "norm"))]
     assert order == ["pool1", "norm1", "pool2", "norm2", "pool3"]
     published = [row.path for row in counted(AlexNet(order="norm_pool"), 227).rows]
-    assert published[:3] == ["conv1", "norm1", "pool1"]
+    assert published[:4] == ["conv1", "relu1", "norm1", "pool1"]
 
 
 def test_vggs_convolutions_and_units():
-    for model, parameters in ((VGG11, 9_220_480), (VGG16, 14_714_688), (VGG19, 20_024_384)):
+    convolutions = {
+        VGG11: (9_220_480, 7_485_456_384),
+        VGG13: (9_404_992, 11_184_832_512),
+        VGG16: (14_714_688, 15_346_630_656),
+        VGG19: (20_024_384, 19_508_428_800),
+    }
+    for model, counts in convolutions.items():
         rows = [row for row in counted(model()).rows if row.path.startswith("conv")]
-        assert sum(row.parameters for row in rows) == parameters
+        assert (sum(row.parameters for row in rows), sum(row.macs for row in rows)) == counts
+        dense = [counted(model())[name].parameters for name in ("fc6", "fc7", "fc8")]
+        assert dense == [102_764_544, 16_781_312, 4_097_000]
     assert counted(VGG16()).activations == 13_556_712
     assert counted(VGG19()).activations == 14_861_288
     assert counted(VGG16())["conv1_2/conv"].parameters == 36_928
@@ -152,20 +171,25 @@ def test_resnets_projections_norms_and_the_lectures_memory():
         assert sum(row.parameters for row in rows) == params
         assert sum(row.macs for row in rows) == macs
     norms = {ResNet18: 9_600, ResNet34: 17_024, ResNet50: 53_120, ResNet101: 105_344}
+    norms[ResNet152] = 151_424
     convolutions = {ResNet18: 20, ResNet34: 36, ResNet50: 53, ResNet101: 104, ResNet152: 155}
     for model, count in convolutions.items():
         rows = counted(model()).rows
         assert sum(row.kind == "Conv" for row in rows) == count
-        if model in norms:
-            assert sum(r.parameters for r in rows if r.kind == "BatchNorm") == norms[model]
+        assert sum(r.parameters for r in rows if r.kind == "BatchNorm") == norms[model]
     assert counted(ResNet50()).activations == 11_114_984
     v1 = counted(ResNet50(**V1))
     assert v1.activations == 10_588_136
-    sums = [shape for path, shape in v1.outputs.items() if path.split("/")[-1].startswith("block")]
-    kept = sum(r.activations for r in v1.rows if r.kind == "Conv") + sum(map(np.prod, sums))
-    assert (len(sums), kept) == (16, 16_106_496)  # the 16 million of the lecture
-    assert v1.parameter_bytes + 4 * kept == 166_654_112
-    assert 4 * (26_000_000 + 16_000_000) == 168_000_000
+    own, later = memory.account(), memory.account(stride_in_3x3=True)
+    assert (own.kept, own.bytes) == (16_106_496, 166_654_112)  # the lecture's 16 million, 168 MB
+    assert (later.kept, later.bytes) == (16_633_344, 168_761_504)
+    assert (own.products, later.products) == (10_588_136, 11_114_984)
+    assert round(own.weights, -6) == memory.CLAIMED[0]
+    assert "168,000,000" in memory.as_text() and "16,106,496" in memory.as_text()
+    for fields, parameters in (({}, 73_984), ({"bottleneck": True}, 70_400)):
+        block = ResidualBlock(256 if fields else 64, **fields)
+        x = images(56, 256 if fields else 64)
+        assert summarize(block, x).parameters == parameters
 
 
 # From the input on: (network, size, channels, {layer: receptive field})
@@ -268,12 +292,14 @@ def test_googlenet_shows_its_auxiliary_classifiers_in_training_only():
     assert jax.eval_shape(apply, variables, images(224)).shape == (1, 7)
     logits, heads = jax.eval_shape(functools.partial(apply, train=True), variables, images(224))
     assert [out.shape for out in (logits, *heads)] == [(1, 7)] * 3
+    summary = summarize(GoogLeNet(auxiliary=True), images(224), train=True)
+    for head, parameters in (("4a", 3_188_840), ("4d", 3_190_888)):
+        rows = [row for row in summary.rows if row.path.startswith(f"auxiliary{head}")]
+        assert sum(row.parameters for row in rows) == parameters
 
 
 @pytest.mark.parametrize("fields", [{}, {"bottleneck": True}])
 def test_a_block_whose_last_scale_is_zero_is_its_shortcut(fields):
-    from nn_lib.layers import ResidualBlock
-
     block = ResidualBlock(4, zero_init=True, **fields)
     x = jax.random.normal(jax.random.key(0), (2, 6, 6, 4))
     y, _ = jax.jit(block.init_with_output)(jax.random.key(1), x)

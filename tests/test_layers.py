@@ -14,6 +14,7 @@ from nn_lib.checks import UserError
 from nn_lib.layers import (
     BatchNorm,
     Conv,
+    ConvTranspose,
     DropPath,
     GroupNorm,
     Highway,
@@ -21,6 +22,7 @@ from nn_lib.layers import (
     LayerNorm,
     LocallyConnected,
     PartialConv,
+    ResidualBlock,
     SeparableConv,
     SpatialDropout,
     adaptive_avg_pool,
@@ -489,6 +491,33 @@ def test_what_is_dropped_is_dropped_whole_and_the_rest_scaled(layer, shape):
             lambda x: convolve(x, jnp.ones((9, 9, 3, 1)), padding=8, padding_mode="reflect"),
             "cannot reflect",
         ),
+        (lambda x: Conv(2, 3).init(jax.random.key(0), x), r"expects a window .* got 3"),
+        (lambda x: Conv(2, (3, 3), groups=0).init(jax.random.key(0), x), "above 0, got 2 and 0"),
+        (lambda x: convolve(x, jnp.ones((3, 3, 3, 1)), strides=1.5), "got 1.5"),
+        (
+            lambda x: convolve_transposed(
+                x, jnp.ones((3, 3, 1, 3)), padding="SAME", output_padding=1
+            ),
+            "output_padding has no place",
+        ),
+        (
+            lambda x: LocallyConnected(2, (9, 9)).init(jax.random.key(0), x),
+            "LocallyConnected ran out of pixels",
+        ),
+        (
+            lambda x: Conv(2, (3, 3)).apply({"params": {"kernel": jnp.ones((3, 3, 1, 2))}}, x),
+            "was initialised for 1 channels .* are the channels first",
+        ),
+        (
+            lambda x: ResidualBlock(2, shortcut="b").init(jax.random.key(0), x),
+            "shortcut 'b' is unknown",
+        ),
+        (
+            lambda x: ResidualBlock(2, shortcut="A").init(jax.random.key(0), x),
+            "cannot make 2 of 3; use 'B'",
+        ),
+        (lambda x: unpool(x, x.astype(int), (2, 2)), "smaller than what was pooled"),
+        (lambda x: maxout(x, pieces=2), "2 pieces do not divide 3 channels"),
         (lambda x: max_pool(x, 3, padding=3), "leaves windows of 3 without input"),
         (lambda x: max_pool(x, 9), "ran out of pixels"),
         (lambda x: max_pool(x, (2, 2, 2)), "one for each of the 2 spatial dimensions"),
@@ -568,3 +597,23 @@ def test_full_local_and_shared_connections_of_a_million_units():
         shapes = jax.eval_shape(layer.init, jax.random.key(0), image)
         count[type(layer)] = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
     assert count == {LocallyConnected: 10**8, Conv: 100}
+
+
+def test_every_layer_begins_with_outputs_of_the_size_of_its_inputs():
+    x = jax.random.normal(jax.random.key(0), (8, 20, 20, 16))
+    layers = [
+        Conv(8, (3, 3)),
+        Conv(8, (3, 3), groups=4),
+        LocallyConnected(8, (3, 3)),
+        ConvTranspose(8, (3, 3)),
+        ConvTranspose(8, (3, 3), groups=4),
+    ]
+    for layer in layers:
+        y, _ = jax.jit(layer.init_with_output)(jax.random.key(1), x)
+        assert 0.85 < float(y[:, 3:-3, 3:-3].std()) < 1.15, layer
+
+
+def test_sums_over_many_pixels_are_taken_in_float32():
+    ones = jnp.ones((1, 50, 50, 1), jnp.bfloat16)
+    assert float(avg_pool(ones, 50).item()) == 1 and avg_pool(ones, 50).dtype == jnp.bfloat16
+    assert float(sum_pool(ones[:, :32, :32], 32).item()) == 1024

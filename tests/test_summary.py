@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import pytest
 
 from nn_lib.analysis import googlenet_table, summarize
-from nn_lib.layers import Conv, ConvUnit, LocallyConnected
+from nn_lib.checks import UserError
+from nn_lib.layers import Conv, ConvTranspose, ConvUnit, LocallyConnected
 from nn_lib.models import CharLM
 from nn_lib.recurrent import RNN, Bidirectional, GRUCell, LSTMCell, NASCell, Stacked, VanillaCell
 
@@ -82,6 +83,42 @@ def test_windows_of_other_kinds():
         assert summarize(stack, floats(1, 9, 9, 1)).rows[-1].receptive_field == sees
 
 
+class Odd(nn.Module):
+    """Two sizes through one layer, a random stream of its own, a flag, a gate, a transposed one."""
+
+    @nn.compact
+    def __call__(self, x, deep: bool, *, scale=None):
+        shared = nn.Conv(4, (3, 3), name="shared")
+        y = shared(x)
+        shared(x[:, ::2, ::2])
+        y = y + jax.random.normal(self.make_rng("noise"), y.shape)
+        y = y * nn.sigmoid(y.mean((1, 2), keepdims=True))
+        y = nn.GroupNorm(num_groups=2, name="norm")(y)
+        y = nn.Conv(4, (3, 3), name="after")(y) if deep else y
+        y = ConvTranspose(2, (3, 3), strides=2, padding=1, name="larger")(y)
+        return y if scale is None else y * scale
+
+    def encode(self, x):
+        return x @ jnp.ones((x.shape[-1], 5))
+
+
+def test_models_that_are_not_plain():
+    summary = summarize(Odd(), floats(1, 16, 16, 3), True, scale=floats(1))
+    assert summary["shared"].activations == 16 * 16 * 4 + 8 * 8 * 4
+    assert summary["after"].receptive_field == 5 and summary["norm"].receptive_field == 3
+    assert summary["larger"].macs == 16 * 16 * 9 * 4 * 2
+    assert summary["larger"].stride == 0.5
+    assert all(row.path != "after" for row in summarize(Odd(), floats(1, 16, 16, 3), False).rows)
+    assert summarize(Odd(), floats(2, 3), method="encode").macs == 2 * 3 * 5
+    with pytest.raises(UserError, match="Odd has no row 'shred'; did you mean shared"):
+        summary["shred"]
+
+
+def test_statistics_of_the_batch_do_not_widen_what_a_layer_sees():
+    summary = summarize(Plain(), floats(2, 16, 16, 3), train=True)
+    assert summary["second"].receptive_field == 8 and summary["second"].stride == 4
+
+
 # row: (weights, weights and biases), and the multiply-adds in millions.
 GOOGLENET = {
     "conv1": (9_408, 9_472, 118.01),
@@ -108,7 +145,9 @@ def test_googlenets_table_row_by_row():
         assert round(macs / 1e6, 2) == GOOGLENET[name][2], name
     assert sum(row[0] for row in rows.values()) == 6_990_272
     text = googlenet_table.as_text().splitlines()
-    wrong = [line.split()[0] for line in text if "**" in line and not line.startswith("6,")]
+    wrong = [
+        line.split()[0] for line in text if "**" in line and not line.startswith(("6,", "sum"))
+    ]
     expected = {"conv1", "inception4a", "inception4c", "inception4d", "inception4e"}
     assert set(wrong) == expected | {"inception5a", "inception5b"}
     assert [line.split()[0] for line in text if " * " in f"{line} "][:2] == [

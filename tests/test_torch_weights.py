@@ -14,6 +14,7 @@ from nn_lib.interop import (
     transform_input,
     write_state_dict,
 )
+from nn_lib.models import VGG, LeNet5
 from nn_lib.recurrent import RNN, VanillaCell
 from tests.golden.make import weights_for
 
@@ -64,14 +65,37 @@ def test_one_message_lists_what_is_missing_unexpected_and_misshapen(resnet):
         from_torch(model, {**weights, "layer3.2.conv1.weight": np.zeros(1)})
 
 
+def test_a_model_without_its_head_takes_the_rest(resnet):
+    model, weights = resnet
+    variables = from_torch(model.clone(num_classes=None), weights)
+    assert "linear" not in variables["params"] and "stage4" in variables["params"]
+
+
+def test_variables_of_another_model_are_refused(resnet):
+    model, weights = resnet
+    variables = from_torch(model, weights)
+    with pytest.raises(UserError, match=r"missing: .*stage3/block3/conv1/kernel.*unexpected: none"):
+        to_torch(torchvision_model("resnet34", num_classes=5), variables)
+    with pytest.raises(UserError, match=r"linear/kernel is \[512, 5\], not \[512, 7\]"):
+        to_torch(model.clone(num_classes=7), variables)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda tmp: read_state_dict(tmp / "no.safetensors"), "there is no file"),
         (lambda tmp: read_state_dict(tmp / "cut.safetensors"), "cannot be read as safetensors"),
         (lambda tmp: torchvision_model("resnet51"), "unknown; did you mean"),
+        (lambda tmp: from_torch(LeNet5(), {}), "LeNet5 is none of them"),
+        (
+            lambda tmp: from_torch(torchvision_model("resnet18", pre_activation=True), {}),
+            "no ResNet with pre_activation",
+        ),
         (lambda tmp: to_torch(RNN(VanillaCell(2)), {}), "to_torch expects variables"),
-        (lambda tmp: to_torch(torchvision_model("resnet18"), {"params": {}}), "is not among the"),
+        (
+            lambda tmp: to_torch(torchvision_model("resnet18"), {"params": {}}),
+            "do not fit ResNet; missing: batch_",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_named(call, message, resnet, tmp_path):
@@ -106,3 +130,10 @@ def test_googlenets_inputs_move_from_imagenets_statistics_to_a_half():
     pixels = np.random.default_rng(0).uniform(size=(1, 2, 2, 3))
     normalised = (pixels - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     np.testing.assert_allclose(transform_input(jnp.asarray(normalised)), pixels * 2 - 1, atol=1e-6)
+
+
+def test_a_vgg_of_another_size_goes_there_and_back():
+    model = VGG((1, 1), widths=(2, 3), hidden=4, num_classes=5)
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+    back = from_torch(model, to_torch(model, variables))
+    jax.tree.map(np.testing.assert_array_equal, dict(variables), back)

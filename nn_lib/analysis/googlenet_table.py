@@ -53,8 +53,8 @@ def as_text() -> str:
         )
     weights, both, macs = (sum(column) for column in zip(*computed().values()))
     lines.append(
-        f"{'sum':<12}{weights:>12,}{weights / 1024:>10.1f}{'6797.7':>10}  {'':<8}{macs:>15,}"
-        f"{'1502':>8}M"
+        f"{'sum':<12}{weights:>12,}{weights / 1024:>10.1f}{'6797.7':>10}  {'**':<8}{macs:>15,}"
+        f"{'1502':>8}M  **"
     )
     lines.append(f"{both:,} parameters with biases; * off by less than two, ** wrong")
     return "\n".join(lines)

@@ -1,9 +1,11 @@
 """Walks the operations of a traced function: multiply-adds, and how far each value sees.
 
 Counting rules: a convolution takes `window x C_in/groups x C_out x outputs` multiply-adds, padding
-included, a matrix product `rows x inner x columns`, a loop its length times its body; everything
-else (biases, norms, pooling, activations) none. The receptive field grows by
-`r += (k - 1) jump; jump *= stride` through windows of k; zero padding does not enter.
+included (a transposed one `inputs x window x C_out/groups`), a matrix product `rows x inner x
+columns`; a scan takes its length times its body, a while loop, whose length is unknown, its body
+once, a condition the dearest of its branches; everything else (biases, norms, pooling, activations)
+nothing. The receptive field grows by `r += (k - 1) jump; jump *= stride` through windows of k; zero
+padding does not enter.
 """
 
 import dataclasses
@@ -16,7 +18,7 @@ import jax
 import numpy as np
 from jax.extend import core
 
-Field = tuple[int, ...]
+Field = tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +110,9 @@ class _Walk:
         loops = name in ("scan", "while")
         length = equation.params.get("length", 1) if name == "scan" else 1
         longest: list[Sight | None] = [None] * len(equation.outvars)
-        for body in inner if name != "cond" else inner[:1]:
+        if name == "cond":  # what the dearest of its branches takes
+            inner = [max(inner, key=lambda body: self._cost(body, times))]
+        for body in inner:
             sights = {}
             if not loops:
                 given = ins[-len(body.invars) :] if body.invars else []
@@ -117,6 +121,11 @@ class _Walk:
             if not loops and len(outs) == len(longest):
                 longest = outs
         return longest
+
+    def _cost(self, body, times: int) -> int:
+        walk = _Walk()
+        walk.through(body, {}, "", times)
+        return sum(operation.macs for operation in walk.found)
 
     def _count(self, equation, sight, scope, times, loop):
         kind = equation.primitive.name
@@ -127,6 +136,13 @@ class _Walk:
             spatial = math.prod(kernel[i] for i in numbers.rhs_spec[1:])  # inputs and window
             declared = _DECLARED.findall(scope)
             macs = int(declared[-1]) if declared else math.prod(shape) * spatial
+            if any(d > 1 for d in equation.params["lhs_dilation"]) and not declared:
+                # Transposed: every entry of the input meets the window once, the zeros between not.
+                image = equation.invars[0].aval.shape
+                groups = equation.params["feature_group_count"]
+                outputs = shape[numbers.out_spec[1]] // groups
+                macs = math.prod(image) * math.prod(kernel[i] for i in numbers.rhs_spec[2:])
+                macs *= outputs
         elif kind == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             left = equation.invars[0].aval.shape
@@ -166,7 +182,8 @@ def _propagate(equation, ins: list[Sight | None]) -> Sight | None:
     if sight is None:
         return None
     name, params = equation.primitive.name, equation.params
-    before = next(atom.aval.shape for atom, own in zip(equation.invars, ins) if own is not None)
+    seeing = [(a.aval.shape, own) for a, own in zip(equation.invars, ins) if own is not None]
+    before = next((shape for shape, own in seeing if own.axes == sight.axes), seeing[0][0])
     after = equation.outvars[0].aval.shape
     if name == "conv_general_dilated":
         if ins[0] is None or ins[0].axes is None:
@@ -174,8 +191,11 @@ def _propagate(equation, ins: list[Sight | None]) -> Sight | None:
         numbers = params["dimension_numbers"]
         window = [equation.invars[1].aval.shape[i] for i in numbers.rhs_spec[2:]]
         spans = [d * (k - 1) + 1 for d, k in zip(params["rhs_dilation"], window)]
-        if any(d > 1 for d in params["lhs_dilation"]):
-            return None
+        if any(d > 1 for d in params["lhs_dilation"]):  # a transposed convolution
+            jump = tuple(j / d for j, d in zip(sight.jump, params["lhs_dilation"]))
+            sight = dataclasses.replace(
+                sight, jump=tuple(int(j) if j % 1 == 0 else j for j in jump)
+            )
         return _slide(sight, spans, params["window_strides"], numbers.out_spec[2:], after)
     if name.startswith("reduce_window") and sight.axes is not None:
         spans = [params["window_dimensions"][a] for a in sight.axes]
@@ -205,7 +225,12 @@ def _propagate(equation, ins: list[Sight | None]) -> Sight | None:
 
 
 def _merge(sights: list[Sight]) -> Sight | None:
-    """The widest of several values that are combined entry by entry."""
+    """The widest of several values that are combined entry by entry.
+
+    One that has no axes any more, as the statistics of a norm or a gate over all channels, does not
+    count beside one that has.
+    """
+    sights = [sight for sight in sights if sight.axes is not None] or sights
     first = sights[0]
     if any(len(s.field) != len(first.field) or s.axes != first.axes for s in sights):
         return None

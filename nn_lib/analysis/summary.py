@@ -3,7 +3,9 @@
 Everything is counted from shapes, by tracing the model without allocating or running it.
 """
 
+import collections
 import dataclasses
+import functools
 import math
 import re
 from typing import Any
@@ -15,6 +17,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from nn_lib.analysis.operations import Operation, operations
+from nn_lib.checks import UserError, nearest
 
 _SCOPE = re.compile(r"@\[([^\]]*)\]")
 _PRODUCTS = ("conv_general_dilated", "dot_general")
@@ -40,7 +43,7 @@ class Row:
     macs: int
     activations: int
     receptive_field: int | None
-    stride: int | None
+    stride: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +68,10 @@ class Summary:
     activation_bytes: int
 
     def __getitem__(self, path: str) -> Row:
-        return next(row for row in self.rows if row.path == path)
+        rows = {row.path: row for row in self.rows}
+        if path not in rows:
+            raise UserError(f"{self.model} has no row {path!r}; {nearest(path, rows)}")
+        return rows[path]
 
     def __str__(self) -> str:
         head = ("layer", "kind", "output", "parameters", "multiply-adds", "sees", "stride")
@@ -104,37 +110,46 @@ def summarize(model: nn.Module, *inputs: Any, **kwargs: Any) -> Summary:
     Multiply-adds are those of convolutions (`window x C_in/groups x outputs`, padding included) and
     matrix products; a recurrent layer's are its matrix products times T. A layer inside a loop
     (as `nn.RNN`'s cell) is counted in the module that loops. Receptive fields follow
-    `r += (k - 1) jump; jump *= stride`.
+    `r += (k - 1) jump; jump *= stride`; the statistics of norms, and gates that have seen the whole
+    image, do not enter.
 
     Args:
-      inputs: arrays, or `jax.ShapeDtypeStruct`s.
+      inputs: arrays, or `jax.ShapeDtypeStruct`s; anything else is passed on as it is.
       kwargs: of the model's call, as `train=True`.
     """
-    shapes = [jax.eval_shape(lambda x: x, array) for array in inputs]
+    leaves, tree = jax.tree.flatten((inputs, kwargs))
+    traced = [hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in leaves]
+    shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x, t in zip(leaves, traced) if t]
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-    variables = jax.eval_shape(lambda *x: model.init(keys, *x, **kwargs), *shapes)
     kinds: dict[str, str] = {}
 
+    def call(apply, arrays):
+        arrays = iter(arrays)
+        args, options = tree.unflatten(
+            [next(arrays) if t else leaf for leaf, t in zip(leaves, traced)]
+        )
+        return apply(*args, **options)
+
+    variables = jax.eval_shape(lambda *x: call(functools.partial(model.init, keys), x), *shapes)
+
     def run(variables, *arrays):
-        with nn.intercept_methods(lambda *call: _watch(kinds, *call)):
-            return model.apply(
-                variables,
-                *arrays,
-                rngs={"dropout": jax.random.key(1)},
-                mutable=[name for name in variables if name != "params"],
-                **kwargs,
-            )
+        mutable = [name for name in variables if name != "params"]
+        apply = functools.partial(model.apply, variables, rngs=keys, mutable=mutable)
+        calls: collections.Counter = collections.Counter()
+        with nn.intercept_methods(lambda *call: _watch(kinds, calls, *call)):
+            return call(apply, arrays)
 
     first = len(jax.tree.leaves(variables))
     sees = {
         first + i: range(1, len(x.shape) - 1)
-        for i, x in enumerate(jax.tree.leaves(shapes))
-        if len(x.shape) > 2 and jnp.issubdtype(x.dtype, jnp.floating)
+        for i, x in enumerate(shapes)
+        if len(x.shape) == 4 or (len(x.shape) > 2 and jnp.issubdtype(x.dtype, jnp.floating))
     }
     found = operations(run, variables, *shapes, sees=sees)
-    rows, outputs, all_activations = _rows(found, kinds, variables.get("params", {}))
+    rows, outputs, all_activations, activation_bytes = _rows(
+        found, kinds, variables.get("params", {})
+    )
     parameters = jax.tree.leaves(variables.get("params", {}))
-    itemsize = {row.path: _itemsize(found, row.path) for row in rows}
     return Summary(
         model=type(model).__name__,
         rows=tuple(rows),
@@ -144,65 +159,74 @@ def summarize(model: nn.Module, *inputs: Any, **kwargs: Any) -> Summary:
         activations=sum(row.activations for row in rows),
         all_activations=all_activations,
         parameter_bytes=sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in parameters),
-        activation_bytes=sum(row.activations * itemsize[row.path] for row in rows),
+        activation_bytes=activation_bytes,
     )
 
 
-def _watch(kinds, call, args, kwargs, context):
-    """Runs a module's call in a scope of its own and names what it returns."""
-    if context.method_name != "__call__":
-        return call(*args, **kwargs)
+def _watch(kinds, calls, call, args, kwargs, context):
+    """Runs a module's call in a scope of its own and names what it returns.
+
+    The name is the path and the number of the call. Another method counts where it is the first.
+    """
     path = "/".join(context.module.path)
+    if context.method_name != "__call__" and (path or kinds):
+        return call(*args, **kwargs)
     kinds.setdefault(path, type(context.module).__name__)
     with jax.named_scope(f"@[{path}]"):
         result = call(*args, **kwargs)
+    calls[path] += 1
 
     def name(leaf):
-        return checkpoint_name(leaf, f"@[{path}]") if isinstance(leaf, jax.Array) else leaf
+        own = f"@[{path}]#{calls[path]}"
+        return checkpoint_name(leaf, own) if isinstance(leaf, jax.Array) else leaf
 
     return jax.tree.map(name, result)
 
 
 def _rows(found: list[Operation], kinds: dict[str, str], params):
     """One row for every module that computes or holds something itself, in order of the calls."""
-    outputs: dict[str, list[Operation]] = {}
+    outputs: dict[str, dict[str, Operation]] = {}  # path -> name of the call -> its largest output
     products: dict[str, list[Operation]] = {}
     for operation in found:
         path = _SCOPE.findall(operation.scope)[-1]
-        where = outputs if operation.kind == "name" else products
-        where.setdefault(path, []).append(operation)
-    shapes = {path: max((o.shape for o in ops), key=math.prod) for path, ops in outputs.items()}
+        if operation.kind == "name":
+            calls = outputs.setdefault(path, {})
+            largest = calls.get(operation.scope, operation)
+            calls[operation.scope] = max(largest, operation, key=lambda o: math.prod(o.shape))
+        else:
+            products.setdefault(path, []).append(operation)
+    ends = {path: list(calls.values())[-1] for path, calls in outputs.items()}
     own: dict[str, int] = {}
     for path, leaf in flax.traverse_util.flatten_dict(params).items():
         holder = path[:-1]
-        while "/".join(holder) not in shapes:  # a module that is not called, as a cell in a loop
+        while holder and "/".join(holder) not in ends:  # not called, as a cell in a loop
             holder = holder[:-1]
         own["/".join(holder)] = own.get("/".join(holder), 0) + math.prod(leaf.shape)
-    rows = []
+    rows, all_activations, activation_bytes = [], 0, 0
     for path, kind in kinds.items():
-        if path not in shapes:
+        if path not in ends:
             continue
-        leaf = not any(other.startswith(f"{path}/") for other in shapes) and path
+        leaf = path and not any(other.startswith(f"{path}/") for other in ends)
         if not (leaf or path in own or path in products):
             continue
-        here = products.get(path, [])
+        here, calls = products.get(path, []), list(outputs[path].values())
         computes = any(operation.kind in _PRODUCTS for operation in here)
-        calls = [o for o in outputs[path] if o.shape == shapes[path]]
-        sight = calls[-1].sight
+        elements = sum(math.prod(call.shape) for call in calls)
+        all_activations += elements
+        if computes:
+            activation_bytes += sum(math.prod(o.shape) * o.dtype.itemsize for o in calls)
+        sight = ends[path].sight
         rows.append(
             Row(
                 path=path,
                 kind=kind,
-                shape=shapes[path],
+                shape=ends[path].shape,
                 parameters=own.get(path, 0),
                 macs=sum(operation.macs for operation in here),
-                activations=sum(math.prod(o.shape) for o in calls) if computes else 0,
-                receptive_field=max(sight.field) if sight else None,
+                activations=elements if computes else 0,
+                receptive_field=math.ceil(max(sight.field)) if sight else None,
                 stride=max(sight.jump) if sight and sight.axes is not None else None,
             )
         )
-    return rows, shapes, sum(math.prod(row.shape) for row in rows)
-
-
-def _itemsize(found: list[Operation], path: str) -> int:
-    return next(o.dtype.itemsize for o in found if o.scope == f"@[{path}]" and o.kind == "name")
+    shapes = {path: end.shape for path, end in ends.items()}
+    return rows, shapes, all_activations, activation_bytes

@@ -91,43 +91,55 @@ def is_convnet(model: nn.Module) -> bool:
 
 def convnet_from_torch(model: nn.Module, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """`{'params': ..., 'batch_stats': ...}`; see `nn_lib.interop.from_torch`."""
-    taken: set[str] = set()
-    missing, misshapen = [], []
-    found: dict[tuple[str, ...], np.ndarray] = {}
-    for path, entry in _entries(model, arrays):
-        if entry.name not in arrays:
-            missing.append(entry.name)
-            continue
-        taken.add(entry.name)
-        array = arrays[entry.name]
-        if array.shape != entry.torch_shape:
-            misshapen.append(f"{entry.name} is {list(array.shape)}, not {list(entry.torch_shape)}")
-        else:
-            found[path] = entry.to_ours(array)
-    unexpected = [
-        name for name in arrays if name not in taken and not name.endswith("num_batches_tracked")
-    ]
-    if missing or unexpected or misshapen:
-        raise UserError(
-            f"from_torch: the state dict does not fit {type(model).__name__}; missing: "
-            f"{', '.join(missing) or 'none'}; unexpected: {', '.join(unexpected) or 'none'}; "
-            f"misshapen: {'; '.join(misshapen) or 'none'}"
-        )
-    return flax.traverse_util.unflatten_dict(found)
+    entries = dict(_entries(model, arrays, None))
+    known = {entry.name: entry.torch_shape for entry in entries.values()}
+    # What torch counts beside each norm, and heads that the model does without.
+    norms = {name.rpartition(".")[0] for name in known if name.endswith("running_var")}
+    heads = [theirs for ours, theirs in _NAMES[type(model)](model) if _is_head(ours, model)]
+    allowed = {f"{norm}.num_batches_tracked" for norm in norms}
+    allowed |= {name for name in arrays if name.startswith(tuple(f"{head}." for head in heads))}
+    found = {name: array.shape for name, array in arrays.items()}
+    _check(f"from_torch: the state dict does not fit {type(model).__name__}", known, found, allowed)
+    ours = {path: entry.to_ours(arrays[entry.name]) for path, entry in entries.items()}
+    return flax.traverse_util.unflatten_dict(ours)
 
 
 def convnet_to_torch(model: nn.Module, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Torch's state dict; see `nn_lib.interop.to_torch`."""
     ours = flax.traverse_util.flatten_dict(dict(variables))
+    entries = dict(_entries(model, None, ours))
+    known = {"/".join(path): entry.shape for path, entry in entries.items()}
+    found = {"/".join(path): leaf.shape for path, leaf in ours.items()}
+    _check(f"to_torch: the variables do not fit {type(model).__name__}", known, found, set())
     state_dict = {}
-    for path, entry in _entries(model, None, ours):
-        if path not in ours:
-            raise UserError(f"to_torch: {'/'.join(path)} is not among the variables")
+    for path, entry in entries.items():
         state_dict[entry.name] = entry.to_torch(np.asarray(ours[path]))
         if entry.name.endswith("running_var"):
             tracked = entry.name.replace("running_var", "num_batches_tracked")
             state_dict[tracked] = np.zeros((), np.int64)
     return state_dict
+
+
+def _check(complaint: str, known: dict, found: dict, allowed: set[str]) -> None:
+    missing = [name for name in known if name not in found]
+    unexpected = [name for name in found if name not in known and name not in allowed]
+    misshapen = [
+        f"{name} is {list(found[name])}, not {list(shape)}"
+        for name, shape in known.items()
+        if name in found and tuple(found[name]) != tuple(shape)
+    ]
+    if missing or unexpected or misshapen:
+        raise UserError(
+            f"{complaint}; missing: {', '.join(missing) or 'none'}; unexpected: "
+            f"{', '.join(unexpected) or 'none'}; misshapen: {'; '.join(misshapen) or 'none'}"
+        )
+
+
+def _is_head(layer: str, model) -> bool:
+    """A classifier that the model, as it is configured, does without."""
+    if layer.startswith("auxiliary"):
+        return not (model.auxiliary and model.num_classes is not None)
+    return layer in ("linear", "fc8") and model.num_classes is None
 
 
 class _Entry:
@@ -163,14 +175,23 @@ class _Entry:
 
 def _entries(model, arrays, ours=None) -> Iterator[tuple[tuple[str, ...], _Entry]]:
     """Our path of every array, and what it is in torch."""
+    if isinstance(model, ResNet) and model.pre_activation:
+        raise UserError("torchvision has no ResNet with pre_activation; its blocks are v1.5")
     shapes = flax.traverse_util.flatten_dict(_shapes(model, arrays, ours))
     names = dict(_NAMES[type(model)](model))
     leaves = {"kernel": "weight", "scale": "weight", "bias": "bias"}
     leaves |= {"mean": "running_mean", "var": "running_var"}
     for path, leaf in shapes.items():
         layer = "/".join(path[1:-1])
-        maps = _flattened(model, layer, leaf.shape) if path[-1] == "kernel" else None
-        yield path, _Entry(f"{names[layer]}.{leaves[path[-1]]}", leaf.shape, path[-1], maps)
+        name, shape = f"{names[layer]}.{leaves[path[-1]]}", leaf.shape
+        if layer == "fc6" and path[-1] == "kernel":  # its rows depend on the size of the images
+            given = (ours or {}).get(path) if arrays is None else arrays.get(name)
+            if given is not None and given.ndim == 2:
+                rows = given.shape[0 if arrays is None else 1]
+                side = round((rows / model.widths[-1]) ** 0.5)
+                shape = (rows if rows == side**2 * model.widths[-1] else shape[0], shape[1])
+        maps = _flattened(model, layer, shape) if path[-1] == "kernel" else None
+        yield path, _Entry(name, shape, path[-1], maps)
 
 
 def _shapes(model, arrays, ours):

@@ -14,15 +14,18 @@ import safetensors.numpy
 from nn_lib.checks import UserError
 from nn_lib.interop.torch_convnets import convnet_from_torch, convnet_to_torch, is_convnet
 from nn_lib.interop.torch_recurrent import recurrent_from_torch, recurrent_to_torch
+from nn_lib.recurrent import RNN, Bidirectional, Stacked
 
 
 def from_torch(model: nn.Module, state_dict: Mapping[str, Any] | str | Path) -> dict[str, Any]:
     """Variables of `model` from torch's state dict, the dtypes kept.
 
-    Convnets (AlexNet, VGG, GoogLeNet, ResNet in torchvision's forms, see `torchvision_model`) give
-    `{'params': ..., 'batch_stats': ...}`. Recurrent models (an `RNN`, a `Bidirectional`, a
-    `Stacked` of them) give `{'params': ...}`; the two biases of a vanilla cell or an LSTM are added
-    up, as torch does in every step, and a state dict without any bias gives zeros.
+    Convnets (AlexNet, VGG, GoogLeNet, ResNet in torchvision's forms, see `torchvision_model`)
+    give `{'params': ..., 'batch_stats': ...}`; heads that the model does without
+    (`num_classes=None`, `auxiliary=False`) may be in the state dict and are left out. Recurrent
+    models (an `RNN`, a `Bidirectional`, a `Stacked` of them) give `{'params': ...}`; the two biases
+    of a vanilla cell or an LSTM are added up, as torch does in every step, and a state dict without
+    any bias gives zeros.
 
     Args:
       state_dict: names to arrays (or to torch's tensors), or a file, `.safetensors` or `.pth`.
@@ -34,8 +37,10 @@ def from_torch(model: nn.Module, state_dict: Mapping[str, Any] | str | Path) -> 
     if isinstance(state_dict, str | os.PathLike):
         state_dict = read_state_dict(state_dict)
     arrays = {name: _as_array(value) for name, value in state_dict.items()}
-    load = convnet_from_torch if is_convnet(model) else recurrent_from_torch
-    return load(model, arrays)
+    if is_convnet(model):
+        return convnet_from_torch(model, arrays)
+    _check_known("from_torch", model)
+    return recurrent_from_torch(model, arrays)
 
 
 def to_torch(model: nn.Module, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -46,7 +51,18 @@ def to_torch(model: nn.Module, variables: Mapping[str, Any]) -> dict[str, np.nda
     """
     if "params" not in variables:
         raise UserError("to_torch expects variables {'params': ...}, as init returns them")
-    return (convnet_to_torch if is_convnet(model) else recurrent_to_torch)(model, variables)
+    if is_convnet(model):
+        return convnet_to_torch(model, variables)
+    _check_known("to_torch", model)
+    return recurrent_to_torch(model, variables)
+
+
+def _check_known(who: str, model: nn.Module) -> None:
+    if not isinstance(model, RNN | Stacked | Bidirectional):
+        raise UserError(
+            f"{who} knows AlexNet, VGG, GoogLeNet and ResNet (see torchvision_model), and RNN, "
+            f"Stacked and Bidirectional; {type(model).__name__} is none of them"
+        )
 
 
 def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
@@ -63,7 +79,7 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     if path.suffix == ".safetensors":
         try:
             return safetensors.numpy.load_file(path)
-        except (safetensors.SafetensorError, ValueError, OSError) as error:
+        except (safetensors.SafetensorError, ValueError, OSError, AttributeError) as error:
             raise UserError(f"{str(path)!r} cannot be read as safetensors: {error}") from None
     try:
         import torch

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from nn_lib.checks import UserError
+
 
 def scaled_tanh(x: jax.Array, *, scale: float = 1.0) -> jax.Array:
     """`tanh_s(x) = tanh(s x) = 2 sigma(2 s x) - 1`."""
@@ -19,6 +21,8 @@ def maxout(x: jax.Array, *, pieces: int) -> jax.Array:
 
     Goodfellow et al. 2013, "Maxout networks".
     """
+    if x.shape[-1] % pieces:
+        raise UserError(f"maxout: {pieces} pieces do not divide {x.shape[-1]} channels")
     return jnp.max(x.reshape(*x.shape[:-1], x.shape[-1] // pieces, pieces), axis=-1)
 
 

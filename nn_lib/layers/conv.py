@@ -43,6 +43,11 @@ def convolve(
       UserError: ranks, channels, groups or paddings that do not fit, or too few pixels.
     """
     spatial = kernel.ndim - 2
+    if not 1 <= spatial <= 3:
+        raise UserError(
+            "convolve expects a kernel [*window, C_in/groups, C_out] with 1 to 3 spatial axes, got "
+            f"shape {kernel.shape}"
+        )
     if x.ndim != kernel.ndim:
         raise UserError(
             f"convolve expects inputs [B, {spatial} spatial axes, C] for a kernel of shape "
@@ -114,6 +119,9 @@ def convolve_transposed(
         )
     steps = per_dimension("convolve_transposed: strides", strides, spatial)
     dilations = per_dimension("convolve_transposed: dilation", dilation, spatial)
+    same = isinstance(padding, str) and padding.upper() == "SAME"
+    if same and output_padding:
+        raise UserError("convolve_transposed: 'SAME' fixes the size, output_padding has no place")
     extra = output_padding or (0,) * spatial
     extra = (extra,) * spatial if isinstance(extra, int) else tuple(extra)
     if len(extra) != spatial or not all(0 <= e < s for e, s in zip(extra, steps)):
@@ -122,7 +130,7 @@ def convolve_transposed(
             f"got {output_padding}"
         )
     size = [n * s for n, s in zip(y.shape[1:-1], steps)]
-    if not (isinstance(padding, str) and padding.upper() == "SAME"):
+    if not same:
         pads = explicit_padding(
             "convolve_transposed", size, kernel.shape[:-2], steps, padding, dilations
         )
@@ -178,12 +186,9 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         check_inputs("Conv", self.window, x)
-        if x.shape[-1] % self.groups or self.features % self.groups:
-            raise UserError(
-                f"Conv cannot divide {x.shape[-1]} input and {self.features} output channels into "
-                f"{self.groups} groups"
-            )
+        check_groups("Conv", x.shape[-1], self.features, self.groups)
         shape = (*self.window, x.shape[-1] // self.groups, self.features)
+        check_channels(self, "Conv", -2, shape[-2], x)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         bias = None
         if self.use_bias:
@@ -208,7 +213,7 @@ class ConvTranspose(nn.Module):
     Its kernel `[*window, features/groups, C]` is that of the `Conv` that maps `features` channels
     to the C of the inputs, so that tied weights are the same array. Sizes as in
     `convolve_transposed`; with an int as padding they are torch's, `(n - 1) s - 2 p + d (k - 1) + 1
-    + output_padding`.
+    + output_padding`. `kernel_init=None` is LeCun's normal.
 
     Zeiler, Krishnan, Taylor & Fergus 2010, "Deconvolutional networks".
     """
@@ -223,7 +228,7 @@ class ConvTranspose(nn.Module):
     flip: bool = False
     output_padding: Extent | None = None
     use_bias: bool = True
-    kernel_init: Callable = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
+    kernel_init: Callable | None = None
     bias_init: Callable = nn.initializers.zeros
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -231,13 +236,14 @@ class ConvTranspose(nn.Module):
     @nn.compact
     def __call__(self, y: jax.Array) -> jax.Array:
         check_inputs("ConvTranspose", self.window, y)
-        if y.shape[-1] % self.groups or self.features % self.groups:
-            raise UserError(
-                f"ConvTranspose cannot divide {y.shape[-1]} input and {self.features} output "
-                f"channels into {self.groups} groups"
-            )
+        check_groups("ConvTranspose", y.shape[-1], self.features, self.groups)
         shape = (*self.window, self.features // self.groups, y.shape[-1])
-        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        check_channels(self, "ConvTranspose", -1, shape[-1], y)
+        # The fan-in of an output is that of its own group.
+        init = self.kernel_init or nn.initializers.variance_scaling(
+            self.groups, "fan_in", "truncated_normal", in_axis=-1, out_axis=-2
+        )
+        kernel = self.param("kernel", init, shape, self.param_dtype)
         bias = None
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
@@ -258,6 +264,11 @@ class ConvTranspose(nn.Module):
 
 def check_inputs(who: str, window: Sequence[int], x: jax.Array) -> None:
     """Raises UserError unless x is `[B, *spatial, C]`, floating, of the window's dimensions."""
+    if not isinstance(window, Sequence) or not all(isinstance(k, int) and k > 0 for k in window):
+        raise UserError(
+            f"{who} expects a window with a positive number for each spatial dimension, as in "
+            f"(3, 3), got {window!r}"
+        )
     if x.ndim != len(window) + 2:
         raise UserError(
             f"{who} with window {tuple(window)} expects inputs of rank {len(window) + 2}, "
@@ -268,3 +279,25 @@ def check_inputs(who: str, window: Sequence[int], x: jax.Array) -> None:
             f"{who} expects floating inputs, got {x.dtype}; scale the images first, as in "
             "images / 255"
         )
+
+
+def check_groups(who: str, inputs: int, features: int, groups: int) -> None:
+    """Raises UserError unless the groups divide the channels on both sides."""
+    if features < 1 or groups < 1:
+        raise UserError(f"{who} expects features and groups above 0, got {features} and {groups}")
+    if inputs % groups or features % groups:
+        raise UserError(
+            f"{who} cannot divide {inputs} input and {features} output channels into {groups} "
+            "groups"
+        )
+
+
+def check_channels(layer: nn.Module, who: str, axis: int, expected: int, x: jax.Array) -> None:
+    """Raises UserError where the kernel that a layer has is of another number of channels."""
+    if layer.has_variable("params", "kernel"):
+        held: int = layer.get_variable("params", "kernel").shape[axis]
+        if held != expected:
+            raise UserError(
+                f"{who} was initialised for {held} channels (of a group) in the last axis, got "
+                f"{expected} of inputs {list(x.shape)}; are the channels first?"
+            )

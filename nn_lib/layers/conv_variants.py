@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from nn_lib.checks import UserError
 from nn_lib.layers.conv import Conv, check_inputs
 from nn_lib.layers.windows import Extent, Padding, explicit_padding, per_dimension
 
@@ -82,6 +83,7 @@ class LocallyConnected(nn.Module):
     `y[b, i, o] = sum_{k, c} x[b, s i + k - p, c] kernel[i, c k, o] + bias[i, o]`. With 10x10
     windows a million hidden units have 10^8 weights, where sharing has 100 for each map and full
     connection to a 1000x1000 image 10^12. The size of the image is fixed by `init`.
+    `kernel_init=None` is LeCun's normal at every position.
     """
 
     features: int
@@ -89,7 +91,7 @@ class LocallyConnected(nn.Module):
     strides: Extent = 1
     padding: Padding = "VALID"
     use_bias: bool = True
-    kernel_init: Callable = nn.initializers.lecun_normal()
+    kernel_init: Callable | None = None
     bias_init: Callable = nn.initializers.zeros
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -106,7 +108,21 @@ class LocallyConnected(nn.Module):
             for n, k, s, (low, high) in zip(x.shape[1:-1], window, strides, pads)
         )
         shape = (*out, math.prod(window) * x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        if min(out) < 1:
+            raise UserError(
+                f"LocallyConnected ran out of pixels: a window of {window} over inputs "
+                f"{list(x.shape)}; use larger inputs or padding='SAME'"
+            )
+        if self.has_variable("params", "kernel"):
+            held: tuple[int, ...] = self.get_variable("params", "kernel").shape
+            if held != shape:
+                raise UserError(
+                    f"LocallyConnected was initialised for a kernel {list(held)}, and inputs "
+                    f"{list(x.shape)} take {list(shape)}; it works for one size of image only"
+                )
+        places = tuple(range(spatial))  # each has weights of its own, and shares no fan-in
+        init = self.kernel_init or nn.initializers.lecun_normal(batch_axis=places)
+        kernel = self.param("kernel", init, shape, self.param_dtype)
         bias = None
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (*out, self.features), self.param_dtype)

@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 
 from nn_lib.checks import UserError
+from nn_lib.layers.activations import at_least_float32
 from nn_lib.layers.windows import Extent, Padding, explicit_padding, per_dimension
 
 
@@ -47,7 +48,7 @@ def sum_pool(
 ) -> jax.Array:
     """The sum of every window; arguments as in `max_pool`."""
     window, strides, pads = _resolve("sum_pool", x, window, strides, padding, ceil_mode)
-    return _reduce(x, np.array(0, x.dtype), lax.add, window, strides, pads)
+    return _sum(x, window, strides, pads).astype(x.dtype)
 
 
 def avg_pool(
@@ -65,7 +66,7 @@ def avg_pool(
     not what `ceil_mode` adds beyond it (as torch).
     """
     window, strides, pads = _resolve("avg_pool", x, window, strides, padding, ceil_mode)
-    total = _reduce(x, np.array(0, x.dtype), lax.add, window, strides, pads)
+    total = _sum(x, window, strides, pads)
     asked = explicit_padding("avg_pool", x.shape[1:-1], window, strides, padding)
     counts = np.ones((1,), np.int64)
     for n, k, s, (low, high), (_, asked_high) in zip(x.shape[1:-1], window, strides, pads, asked):
@@ -73,7 +74,7 @@ def avg_pool(
         first, end = (-low, n + asked_high) if count_include_pad else (0, n)
         inside = np.minimum(starts + k, end) - np.maximum(starts, first)
         counts = counts[..., None] * inside
-    return total / counts[..., None].astype(x.dtype)
+    return (total / counts[..., None].astype(total.dtype)).astype(x.dtype)
 
 
 def global_avg_pool(x: jax.Array) -> jax.Array:
@@ -154,11 +155,22 @@ def unpool(y: jax.Array, switches: jax.Array, size: Sequence[int]) -> jax.Array:
         raise UserError(
             f"unpool: values {list(y.shape)} and switches {list(switches.shape)} differ"
         )
+    size = per_dimension("unpool: size", size, y.ndim - 2)
+    if any(n < pooled for n, pooled in zip(size, y.shape[1:])):
+        raise UserError(
+            f"unpool: a size of {size} is smaller than what was pooled, {y.shape[1:-1]}"
+        )
     batch, channels = y.shape[0], y.shape[-1]
     flat = jnp.zeros((batch, math.prod(size), channels), y.dtype)
     b, c = jnp.arange(batch)[:, None, None], jnp.arange(channels)
     places = switches.reshape(batch, -1, channels)
     return flat.at[b, places, c].set(y.reshape(batch, -1, channels)).reshape(batch, *size, channels)
+
+
+def _sum(x, window, strides, pads):
+    """In float32 or wider."""
+    x = at_least_float32(x) if jnp.issubdtype(x.dtype, jnp.floating) else x
+    return _reduce(x, np.array(0, x.dtype), lax.add, window, strides, pads)
 
 
 def _reduce(x, start, operation, window, strides, pads):

@@ -11,8 +11,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from nn_lib.checks import UserError, check_choice
 from nn_lib.layers.blocks import he_normal
 from nn_lib.layers.conv import Conv
+
+SHORTCUTS = ("A", "B", "C")
 
 
 class ResidualBlock(nn.Module):
@@ -45,6 +48,12 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        check_choice("ResidualBlock: shortcut", self.shortcut, SHORTCUTS)
+        if self.shortcut == "A" and self.features < x.shape[-1]:
+            raise UserError(
+                f"ResidualBlock: shortcut 'A' pads channels, and cannot make {self.features} of "
+                f"{x.shape[-1]}; use 'B'"
+            )
         convolutions = self._convolutions()
         last = len(convolutions)
         changes = self.strides > 1 or x.shape[-1] != self.features

@@ -32,13 +32,17 @@ class Subsampling(nn.Module):
     """
 
     window: Sequence[int] = (2, 2)
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         check_inputs("Subsampling", self.window, x)
         fan_in = math.prod(self.window)
-        coefficient = self.param("coefficient", lenet_uniform(fan_in), (x.shape[-1],))
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        shape, dtype = (x.shape[-1],), self.param_dtype
+        coefficient = self.param("coefficient", lenet_uniform(fan_in), shape, dtype)
+        bias = self.param("bias", nn.initializers.zeros, shape, dtype)
+        x, coefficient, bias = nn.dtypes.promote_dtype(x, coefficient, bias, dtype=self.dtype)
         return coefficient * sum_pool(x, self.window) + bias
 
 
@@ -56,24 +60,33 @@ class PartialConv(nn.Module):
     table: Sequence[Sequence[int]]
     window: Sequence[int]
     dtype: Any = None
+    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         check_inputs("PartialConv", self.window, x)
+        if not self.table or any(not row or len({*row}) < len(row) for row in self.table):
+            raise UserError(
+                "PartialConv: every row of its table names one or more maps, each once; got "
+                f"{self.table}"
+            )
         links = [(i, o) for o, row in enumerate(self.table) for i in row]
         inputs, outputs = (jnp.array(column) for column in zip(*links))
-        if max(i for i, _ in links) >= x.shape[-1]:
+        strange = [i for i, _ in links if not 0 <= i < x.shape[-1]]
+        if strange:
             raise UserError(
-                f"PartialConv: its table names map {max(i for i, _ in links)}, and the inputs "
+                f"PartialConv: its table names map {strange[0]}, and the inputs "
                 f"{list(x.shape)} have only {x.shape[-1]}"
             )
         fan_ins = [len(self.table[o]) * math.prod(self.window) for _, o in links]
 
-        def init(key, shape):
-            return jax.random.uniform(key, shape, minval=-1) * (2.4 / jnp.array(fan_ins))
+        def init(key, shape, dtype):
+            bound = 2.4 / jnp.array(fan_ins, dtype)
+            return jax.random.uniform(key, shape, dtype, minval=-1) * bound
 
-        weights = self.param("kernel", init, (*self.window, len(links)))
-        bias = self.param("bias", nn.initializers.zeros, (len(self.table),))
+        weights = self.param("kernel", init, (*self.window, len(links)), self.param_dtype)
+        shape = (len(self.table),)
+        bias = self.param("bias", nn.initializers.zeros, shape, self.param_dtype)
         x, weights, bias = nn.dtypes.promote_dtype(x, weights, bias, dtype=self.dtype)
         kernel = jnp.zeros((*self.window, x.shape[-1], len(self.table)), weights.dtype)
         kernel = kernel.at[..., inputs, outputs].set(weights)

@@ -1,6 +1,9 @@
 """The arithmetic of windows that convolution and pooling share: extents, strides, padding."""
 
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 from nn_lib.checks import UserError
 
@@ -11,14 +14,18 @@ PADDINGS = ("VALID", "SAME", "SAME_SYMMETRIC")
 
 
 def per_dimension(what: str, value: Extent, spatial: int) -> tuple[int, ...]:
-    """One positive number for every spatial dimension."""
-    values = (value,) * spatial if isinstance(value, int) else tuple(value)
-    if len(values) != spatial or any(v < 1 for v in values):
+    """One positive whole number for every spatial dimension."""
+    values = (value,) * spatial if isinstance(value, int | np.integer) else value
+    if (
+        not isinstance(values, Sequence)
+        or len(values) != spatial
+        or not all(isinstance(v, int | np.integer) and v > 0 for v in values)
+    ):
         raise UserError(
             f"{what} is a positive number, or one for each of the {spatial} spatial dimensions, "
-            f"got {value}"
+            f"got {value!r}"
         )
-    return values
+    return tuple(int(v) for v in values)
 
 
 def explicit_padding(
@@ -36,8 +43,8 @@ def explicit_padding(
     """
     spatial = len(size)
     spans = [d * (k - 1) + 1 for k, d in zip(window, dilation or (1,) * spatial)]
-    if isinstance(padding, int):
-        padding = [(padding, padding)] * spatial
+    if isinstance(padding, int | np.integer):
+        padding = [(int(padding), int(padding))] * spatial
     if isinstance(padding, str):
         name = padding.upper()
         if name == "VALID":
@@ -57,12 +64,15 @@ def explicit_padding(
             f"{who}: padding {padding!r} is unknown; use {', '.join(PADDINGS)}, a number, or (low, "
             "high) pairs; reflect and circular are padding_mode"
         )
-    pairs = tuple(padding)
+    pairs: Any = padding if isinstance(padding, Sequence) else ()
     if len(pairs) != spatial or not all(
-        isinstance(pair, Sequence) and len(pair) == 2 and min(pair) >= 0 for pair in pairs
+        isinstance(pair, Sequence)
+        and len(pair) == 2
+        and all(isinstance(n, int | np.integer) and n >= 0 for n in pair)
+        for pair in pairs
     ):
         raise UserError(
             f"{who}: padding is one (low, high) pair for each of the {spatial} spatial dimensions, "
-            f"got {padding}; as in {[(1, 1)] * spatial}"
+            f"got {padding!r}; as in {[(1, 1)] * spatial}"
         )
-    return tuple((low, high) for low, high in pairs)
+    return tuple((int(low), int(high)) for low, high in pairs)

@@ -34,6 +34,8 @@ class AlexNet(ImageModel):
       dropout: of fc6's and fc7's outputs; with `dropout_first` of their inputs (torchvision).
     """
 
+    made_for = "227x227 pixels (torchvision's form for 224x224)"
+
     num_classes: int | None = 1000
     widths: tuple[int, ...] = (96, 256, 384, 384, 256)
     groups: int = 1
@@ -48,21 +50,22 @@ class AlexNet(ImageModel):
     def network(self, images: jax.Array, train: bool) -> jax.Array:
         check_choice("AlexNet: order", self.order, ORDERS)
         pool = functools.partial(max_pool, window=3, strides=2)
+        relu = functools.partial(Apply, nn.relu)
         x = self._conv(1, 11, strides=4, padding=self.stem_padding)(images)
-        x = self._shrink(pool, nn.relu(x), 1)
+        x = self._shrink(pool, relu(name="relu1")(x), 1)
         x = self._conv(2, 5, groups=self.groups, bias=1.0)(x)
-        x = self._shrink(pool, nn.relu(x), 2)
-        x = nn.relu(self._conv(3, 3)(x))
-        x = nn.relu(self._conv(4, 3, groups=self.groups, bias=1.0)(x))
-        x = nn.relu(self._conv(5, 3, groups=self.groups, bias=1.0)(x))
+        x = self._shrink(pool, relu(name="relu2")(x), 2)
+        x = relu(name="relu3")(self._conv(3, 3)(x))
+        x = relu(name="relu4")(self._conv(4, 3, groups=self.groups, bias=1.0)(x))
+        x = relu(name="relu5")(self._conv(5, 3, groups=self.groups, bias=1.0)(x))
         x = Apply(pool, name="pool3")(x)
         if self.pooled:
             x = adaptive_avg_pool(x, self.pooled)
         x = x.reshape(x.shape[0], -1)
-        for name in ("fc6", "fc7"):
+        for i in (6, 7):
             drop = nn.Dropout(self.dropout, deterministic=not train)
             x = drop(x) if self.dropout_first else x
-            x = nn.relu(self._dense(4096, name, bias=1.0)(x))
+            x = relu(name=f"relu{i}")(self._dense(4096, f"fc{i}", bias=1.0)(x))
             x = x if self.dropout_first else drop(x)
         if self.num_classes is None:
             return x

@@ -17,6 +17,8 @@ class CifarNet(ImageModel):
     classes 62,006 parameters and 651,720 multiply-adds. `num_classes=None` gives the 84 features.
     """
 
+    made_for = "32x32 pixels"
+
     num_classes: int | None = 10
     dtype: Any = None
 
@@ -24,11 +26,13 @@ class CifarNet(ImageModel):
     def network(self, images: jax.Array, train: bool) -> jax.Array:
         x = images
         for i, features in enumerate((6, 16), start=1):
-            x = nn.relu(Conv(features, (5, 5), dtype=self.dtype, name=f"conv{i}")(x))
+            x = Conv(features, (5, 5), dtype=self.dtype, name=f"conv{i}")(x)
+            x = Apply(nn.relu, name=f"relu{i}")(x)
             x = Apply(_pool, name=f"pool{i}")(x)
         x = x.reshape(x.shape[0], -1)
         for i, features in enumerate((120, 84), start=1):
-            x = nn.relu(nn.Dense(features, dtype=self.dtype, name=f"fc{i}")(x))
+            x = nn.Dense(features, dtype=self.dtype, name=f"fc{i}")(x)
+            x = Apply(nn.relu, name=f"relu{i + 2}")(x)
         if self.num_classes is None:
             return x
         return at_least_float32(nn.Dense(self.num_classes, dtype=self.dtype, name="fc3")(x))

@@ -1,7 +1,7 @@
 """What every image network shares: checked inputs, captured activations, errors with a place."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.errors
 import flax.linen as nn
@@ -27,13 +27,15 @@ class ImageModel(nn.Module):
         pixels is said), or of another size than at `init`; an unknown name in `capture`.
     """
 
+    made_for: ClassVar[str] = "224x224 pixels"
+
     def network(self, images: jax.Array, train: bool) -> Any:
         """The layers, `@nn.compact`."""
         raise NotImplementedError
 
     def __call__(self, images: jax.Array, train: bool = False, capture: Sequence[str] = ()) -> Any:
         check_images(type(self).__name__, images)
-        names = (capture,) if isinstance(capture, str) else tuple(capture)
+        names = (capture,) if isinstance(capture, str) else tuple(capture or ())
         seen: dict[str, Any] = {}
         depth = len(self.path)
 
@@ -48,8 +50,9 @@ class ImageModel(nn.Module):
                 raise
             except UserError as error:
                 shape = list(images.shape)
+                hint = f"; it is made for {self.made_for}" if "out of pixels" in str(error) else ""
                 raise _Located(
-                    f"{type(self).__name__} on images {shape}, {path}: {error}"
+                    f"{type(self).__name__} on images {shape}, {path}: {error}{hint}"
                 ) from None
             except flax.errors.ScopeParamShapeError as error:
                 raise _Located(
@@ -87,7 +90,7 @@ def check_images(who: str, images: jax.Array) -> None:
             f"{who} expects images [B, H, W, C], got {list(images.shape)}"
             + ("; for a single image, images[None]" if images.ndim == 3 else "")
         )
-    if images.shape[1] in (1, 3) and images.shape[3] not in (1, 3, 4) and images.shape[2] > 4:
+    if images.shape[1] <= 4 < min(images.shape[2:]):
         raise UserError(
             f"{who} expects images [B, H, W, C], got {list(images.shape)}, which has its channels "
             "first; use images.transpose(0, 2, 3, 1)"

@@ -70,9 +70,9 @@ class LeNet5Original(ImageModel):
             )
         f = lenet_squash
         x = f(self._conv(6, 25 * images.shape[-1], "C1")(images))
-        x = f(Subsampling(name="S2")(x))
+        x = f(Subsampling(dtype=self.dtype, name="S2")(x))
         x = f(PartialConv(C3_TABLE, (5, 5), dtype=self.dtype, name="C3")(x))
-        x = f(Subsampling(name="S4")(x))
+        x = f(Subsampling(dtype=self.dtype, name="S4")(x))
         x = f(self._conv(120, 25 * 16, "C5")(x)).reshape(x.shape[0], 120)
         F6 = nn.Dense(84, kernel_init=lenet_uniform(120), dtype=self.dtype, name="F6")
         x = f(F6(x))

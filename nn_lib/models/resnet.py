@@ -11,6 +11,7 @@ from nn_lib.checks import UserError, check_choice
 from nn_lib.layers import Apply, Conv, ResidualBlock, global_avg_pool, max_pool
 from nn_lib.layers.activations import at_least_float32
 from nn_lib.layers.blocks import he_normal
+from nn_lib.layers.residual import SHORTCUTS
 from nn_lib.models.image_model import ImageModel
 
 
@@ -25,6 +26,7 @@ class ResNet(ImageModel):
       stage_sizes: blocks of each stage.
       bottleneck: 1x1, 3x3, 1x1 with four times the channels outside, instead of two 3x3.
       width: of the first stage's 3x3 convolutions; the next have 2, 4, 8 times as many.
+      stem_width: channels of the first convolution; None means `width`.
       inner_factor: of the 3x3 convolutions of bottlenecks alone (2 in torchvision's wide nets).
       small_images: a 3x3 stem with stride 1 and no pool, for 32x32 images.
       stride_in_3x3, shortcut, zero_init, pre_activation: as in `nn_lib.layers.ResidualBlock`.
@@ -34,6 +36,7 @@ class ResNet(ImageModel):
     num_classes: int | None = 1000
     bottleneck: bool = False
     width: int = 64
+    stem_width: int | None = None
     inner_factor: int = 1
     small_images: bool = False
     stride_in_3x3: bool = True
@@ -44,10 +47,10 @@ class ResNet(ImageModel):
 
     @nn.compact
     def network(self, images: jax.Array, train: bool) -> jax.Array:
-        check_choice("ResNet: shortcut", self.shortcut, ("A", "B", "C"))
+        check_choice("ResNet: shortcut", self.shortcut, SHORTCUTS)
         window, strides = (3, 1) if self.small_images else (7, 2)
         x = Conv(
-            self.width,
+            self.stem_width or self.width,
             (window, window),
             strides=strides,
             padding="SAME_SYMMETRIC",
@@ -57,7 +60,7 @@ class ResNet(ImageModel):
             name="conv1",
         )(images)
         if not self.pre_activation:
-            x = nn.relu(self._norm("norm1", train)(x))
+            x = Apply(nn.relu, name="relu1")(self._norm("norm1", train)(x))
         if not self.small_images:
             pool = functools.partial(max_pool, window=3, strides=2, padding=1)
             x = Apply(pool, name="pool1")(x)
@@ -113,8 +116,9 @@ ResNet152 = functools.partial(ResNet, (3, 8, 36, 3), bottleneck=True)
 def CifarResNet(depth: int = 20, shortcut: str = "A", **fields: Any) -> ResNet:
     """The 32x32 network of 6n + 2 layers (9n + 2 with bottlenecks): 16, 32 and 64 channels.
 
-    Wide residual networks are `width=16 * k` (with `pre_activation=True`, depth 6n + 4 in their
-    paper's count, which includes the projections).
+    A wide residual network (Zagoruyko & Komodakis 2016) is `pre_activation=True, shortcut="B",
+    width=16 * k, stem_width=16`; its paper counts the projections, 6n + 4 layers, so that WRN-28-10
+    is depth 26.
 
     Raises:
       UserError: a depth that is not 6n + 2.
