@@ -185,6 +185,7 @@ def test_resnets_projections_norms_and_the_lectures_memory():
     assert (later.kept, later.bytes) == (16_633_344, 168_761_504)
     assert (own.products, later.products) == (10_588_136, 11_114_984)
     assert round(own.weights, -6) == memory.CLAIMED[0]
+    assert round(later.all_outputs, -5) == 37_400_000  # with norms and rectifiers
     assert "168,000,000" in memory.as_text() and "16,106,496" in memory.as_text()
     for fields, parameters in (({}, 73_984), ({"bottleneck": True}, 70_400)):
         block = ResidualBlock(256 if fields else 64, **fields)
