@@ -85,7 +85,7 @@ def test_parameters_and_multiply_adds_are_the_papers(model, size, channels, para
         (CifarResNet(44, "B"), 32, 661_338),
         (CifarResNet(56, "B"), 32, 855_770),
         (CifarResNet(110, "B"), 32, 1_730_714),
-        (CifarResNet(1202, "B"), 32, 19_424_026),
+        pytest.param(CifarResNet(1202, "B"), 32, 19_424_026, marks=pytest.mark.slow),
         (WIDE, 32, 36_479_194),  # WRN-28-10
         (ResNet34(shortcut="A"), 224, 21_623_848),
         (GoogLeNet(auxiliary=True), 224, 13_378_280),

@@ -69,7 +69,8 @@ def convolve(
         if n + low + high < d * (k - 1) + 1:
             raise UserError(
                 f"convolve ran out of pixels: a window of {window} with dilation {dilation} over "
-                f"{size} and a padding of {pads}"
+                f"{size} and a padding of {pads}; use larger inputs, smaller strides before, or "
+                "padding='SAME'"
             )
     if padding_mode != "zeros":
         if padding_mode == "reflect" and any(max(pad) >= n for n, pad in zip(size, pads)):

@@ -55,11 +55,6 @@ class ConvNet(nn.Module):
                 use_bias=not self.batch_norm,
                 dtype=self.dtype,
             )(x)
-            if 0 in x.shape:
-                raise UserError(
-                    f"ConvNet ran out of input: {inputs.shape} became {x.shape} after a window of "
-                    f"{tuple(window)}; use larger inputs, smaller strides or padding='SAME'"
-                )
             if self.batch_norm:
                 x = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)(x)
             x = self.activation(x)
