@@ -18,7 +18,7 @@ test: $(INSTALLED) lint
 	@$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(INSTALLED)
-	@$(RUN) -m pytest -m slow
+	@$(RUN) -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED)
 	@$(RUN) -m ruff check .

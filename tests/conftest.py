@@ -11,6 +11,11 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
+from hypothesis import settings
+
+# The same examples in every run; `pytest --hypothesis-profile=default` looks for new ones.
+settings.register_profile("reproducible", derandomize=True, deadline=None, print_blob=True)
+settings.load_profile("reproducible")
 
 flags.FLAGS.mark_as_parsed()  # Grain asks absl's flags outside app.run
 jax.config.update("jax_compilation_cache_dir", os.path.abspath(".cache/jax"))
@@ -57,7 +62,7 @@ def x64():
         yield
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def torch():
     """The live torch; on CI its absence is a failure, elsewhere the golden files stand in."""
     try:

@@ -156,9 +156,9 @@ def unpool(y: jax.Array, switches: jax.Array, size: Sequence[int]) -> jax.Array:
             f"unpool: values {list(y.shape)} and switches {list(switches.shape)} differ"
         )
     size = per_dimension("unpool: size", size, y.ndim - 2)
-    if any(n < pooled for n, pooled in zip(size, y.shape[1:])):
+    if not isinstance(switches, jax.core.Tracer) and np.max(switches, initial=0) >= math.prod(size):
         raise UserError(
-            f"unpool: a size of {size} is smaller than what was pooled, {y.shape[1:-1]}"
+            f"unpool: the switches point outside of a size of {size}; was another shape pooled?"
         )
     batch, channels = y.shape[0], y.shape[-1]
     flat = jnp.zeros((batch, math.prod(size), channels), y.dtype)
