@@ -21,6 +21,16 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy(logits, labels)
 
 
+def smoothed_cross_entropy(logits: jax.Array, labels: jax.Array, epsilon: float) -> jax.Array:
+    """Cross-entropy with `(1 - epsilon) onehot(label) + epsilon / C`, `[..., C] -> [...]`.
+
+    Szegedy et al. 2016, "Rethinking the Inception architecture for computer vision".
+    """
+    logits = _wide(logits)
+    uniform = jax.nn.logsumexp(logits, axis=-1) - jnp.mean(logits, axis=-1)
+    return (1 - epsilon) * cross_entropy(logits, labels) + epsilon * uniform
+
+
 def maximum_a_posteriori(
     outputs: jax.Array, labels: jax.Array, *, rubbish: float = 1.0
 ) -> jax.Array:

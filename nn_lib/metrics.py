@@ -5,11 +5,12 @@ no mean, such as R^2, accumulates an array of sums and has its last formula in `
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rapidfuzz.distance import Levenshtein
 
 Pair = tuple[jax.Array, jax.Array]
 
@@ -72,6 +73,91 @@ def r_squared(outputs: jax.Array, targets: jax.Array, mask: jax.Array) -> Pair:
     return sums, jnp.sum(mask.astype(jnp.float32))
 
 
+def span_table(class_names: tuple[str, ...]) -> np.ndarray:
+    """`int[C, 2]` for `spans`: the type of each tag (0 is outside), and whether it begins a span.
+
+    `B-x` begins a span of type x and `I-x` goes on with one, or begins one where there is none;
+    `O` is outside. A tag of another form is a type whose span is a run of it.
+    """
+    types: dict[str, int] = {}
+    rows = []
+    for name in class_names:
+        prefix, dash, kind = name.partition("-")
+        if name == "O":
+            rows.append((0, 0))
+            continue
+        tagged = bool(dash) and prefix in ("B", "I")
+        number = types.setdefault(kind if tagged else name, len(types) + 1)
+        rows.append((number, int(tagged and prefix == "B")))
+    return np.array(rows)
+
+
+def spans(predicted: jax.Array, labels: jax.Array, mask: jax.Array, table: np.ndarray) -> Pair:
+    """For `span_f1`: `[3]` counts of (spans found that are right, spans found, true spans).
+
+    A span is right where its type and both of its ends are (Tjong Kim Sang & De Meulder 2003).
+
+    Args:
+      predicted: `int[B, T]` tags. labels: the true ones. table: `span_table(class_names)`.
+    """
+
+    def read(tags):
+        kind = jnp.where(mask, jnp.asarray(table[:, 0])[tags], 0)
+        begins = jnp.asarray(table[:, 1])[tags] == 1
+        before = jnp.pad(kind, ((0, 0), (1, 0)))[:, :-1]
+        starts = (kind > 0) & (begins | (kind != before))
+        # The last step of the span that holds a step: the one before the next border.
+        following = jnp.pad(kind, ((0, 0), (0, 1)))[:, 1:]
+        again = jnp.pad(starts, ((0, 0), (0, 1)))[:, 1:]
+        border = (kind != following) | again
+        place = jnp.where(border, jnp.arange(kind.shape[1]), kind.shape[1])
+        return kind, starts, jax.lax.cummin(place, axis=1, reverse=True)
+
+    kind, found, end = read(predicted)
+    true_kind, true, true_end = read(labels)
+    right = found & true & (kind == true_kind) & (end == true_end)
+    counts = jnp.stack([jnp.sum(flags.astype(jnp.float32)) for flags in (right, found, true)])
+    return counts, jnp.sum(mask.astype(jnp.float32))
+
+
+def transcription(pairs, decode: Callable | None = None) -> dict[str, tuple[float, float]]:
+    """How far written sequences are from the nearest of the right ones, on the host.
+
+    - `token_error_rate`: insertions, deletions and substitutions per token that is right; of
+      phonemes the phoneme error rate, of words the word error rate.
+    - `sequence_error_rate`: sequences that are none of the right ones; of pronunciations what is
+      called the word error rate.
+    - `bleu`: 0 to 100, over the vocabulary's words, by sacrebleu.
+
+    Args:
+      pairs: (written `int[N]`, [right `int[M]`, ...]) of every source.
+      decode: tokens to a text; None leaves out `bleu`.
+    """
+    edits = length = wrong = 0
+    for written, right in pairs:
+        distances = [Levenshtein.distance(written.tolist(), one.tolist()) for one in right]
+        best = int(np.argmin(distances))
+        edits, length = edits + distances[best], length + max(len(right[best]), 1)
+        wrong += distances[best] > 0
+    count = float(len(pairs))
+    found = {
+        "token_error_rate": (float(edits), float(length)),
+        "sequence_error_rate": (float(wrong), count),
+    }
+    if decode is not None:
+        from sacrebleu import corpus_bleu  # slow to import
+
+        most = max(len(right) for _, right in pairs)
+        references = [
+            [decode(right[i]) if i < len(right) else None for _, right in pairs]
+            for i in range(most)
+        ]
+        texts = [decode(written) for written, _ in pairs]
+        score = corpus_bleu(texts, references, tokenize="none", force=True).score
+        found["bleu"] = (score * count, count)
+    return found
+
+
 def bits(nats):
     """Nats to bits: a loss in nats per character becomes bits per character."""
     return nats / math.log(2.0)
@@ -131,7 +217,14 @@ def _perplexity(nats: np.ndarray, count: float) -> float:
         return float(np.exp(nats / count))
 
 
+def _span_f1(counts: np.ndarray, count: float) -> float:
+    right, found, true = counts
+    return 2 * right / max(found + true, 1)
+
+
 FROM_SUMS = {
+    # 2 P R / (P + R) of whole spans.
+    "span_f1": _span_f1,
     # exp of the mean loss in nats per token.
     "perplexity": _perplexity,
     # 1 - sum (f - y)^2 / sum (y - mean y)^2, averaged over outputs.

@@ -88,14 +88,26 @@ def detect(model, variables, batch, rngs, carry, train: bool):
     return total / jnp.maximum(count, 1), measured, model_state, carry
 
 
-def tag(model, variables, batch, rngs, carry, train: bool):
+def tag(
+    model,
+    variables,
+    batch,
+    rngs,
+    carry,
+    train: bool,
+    *,
+    class_names: tuple[str, ...] | None = (),
+):
     """One class for every step: mean cross-entropy of `model(inputs) [B, T, C]`.
 
     Args:
-      batch: `inputs [B, T, ...]`, `labels int[B, T]`, `mask bool[B]` or `[B, T]`.
+      batch: `inputs [B, T, ...]`, `labels int[B, T]`, `mask bool[B]` or `[B, T]`, and for sequences
+        of different lengths `input_mask bool[B, T]`.
+      class_names: of tags that mark spans (`metrics.span_table`), whose F1 is then a metric too;
+        None takes those of the data.
 
     The metrics are those of `classify`, over steps, and `exact`, the sequences with every step
-    right. Every batch starts from the model's own initial carry.
+    right; in evaluation `span_f1`. Every batch starts from the model's own initial carry.
     """
     logits, model_state = _outputs(model, variables, rngs, train, batch)
     labels = batch["labels"]
@@ -106,11 +118,16 @@ def tag(model, variables, batch, rngs, carry, train: bool):
         )
     mask = batch["mask"]
     steps = jnp.broadcast_to(mask if mask.ndim == 2 else mask[:, None], labels.shape)
+    if "input_mask" in batch:
+        steps = steps & batch["input_mask"]
     loss, measured = _classification(
         logits.reshape(-1, logits.shape[-1]), labels.ravel(), steps.ravel(), train
     )
     right = jnp.all((jnp.argmax(logits, axis=-1) == labels) | ~steps, axis=1)
     measured["exact"] = metrics.masked_sum(right.astype(jnp.float32), steps.any(axis=1))
+    if class_names and not train:
+        table = metrics.span_table(class_names)
+        measured["span_f1"] = metrics.spans(jnp.argmax(logits, axis=-1), labels, steps, table)
     return loss, measured, model_state, carry
 
 
@@ -207,6 +224,82 @@ def next_token(model, variables, batch, rngs, carry, train: bool):
     return total / jnp.maximum(count, 1), measured, model_state, carry
 
 
+def transduce(
+    model,
+    variables,
+    batch,
+    rngs,
+    carry,
+    train: bool,
+    *,
+    smoothing: float = 0.0,
+    sampling: float = 0.0,
+):
+    """Mean cross-entropy in nats of each target token given the source and those before it.
+
+    Args:
+      batch: `inputs int[B, S]`, `input_mask bool[B, S]`, `targets int[B, T]` with their END,
+        `target_mask bool[B, T]`, `mask bool[B]`.
+      smoothing: epsilon of label smoothing in training, `(1 - eps) onehot + eps / V` (Szegedy et
+        al. 2016).
+      sampling: probability in training that the decoder reads a token that it drew itself instead
+        of the true one (scheduled sampling, Bengio et al. 2015).
+
+    The metrics, of the targets and without smoothing, are `loss` (nats a token), `perplexity`,
+    `accuracy`, and `exact`, the sequences with every token right, each given the true ones before.
+    """
+    targets = batch["targets"]
+    mask = batch["target_mask"] & batch["mask"][:, None]
+    arguments = {"mask": batch["input_mask"]}
+    if train and sampling:
+        logits = _decode_with_own_tokens(model, variables, batch, rngs, sampling)
+        model_state = {name: tree for name, tree in variables.items() if name != "params"}
+    else:
+        logits, model_state = _apply(
+            model, variables, rngs, train, batch["inputs"], targets=targets, **arguments
+        )
+    total, count = metrics.masked_sum(losses.cross_entropy(logits, targets), mask)
+    right = jnp.all((jnp.argmax(logits, axis=-1) == targets) | ~mask, axis=1)
+    measured = {
+        "loss": (total, count),
+        "perplexity": (total, count),
+        "accuracy": metrics.accuracy(logits, targets, mask),
+        "exact": metrics.masked_sum(right.astype(jnp.float32), batch["mask"]),
+    }
+    if train and smoothing:
+        smooth = losses.smoothed_cross_entropy(logits, targets, smoothing)
+        total, _ = metrics.masked_sum(smooth, mask)
+    return total / jnp.maximum(count, 1), measured, model_state, carry
+
+
+def _decode_with_own_tokens(model, variables, batch, rngs, sampling: float):
+    """Logits of a decoder that in every step reads its own draw with probability `sampling`."""
+    targets = batch["targets"]
+    key, noise = jax.random.split(rngs["dropout"])
+    carry, memory = model.apply(
+        variables,
+        batch["inputs"],
+        batch["input_mask"],
+        True,
+        rngs={"dropout": noise},
+        method="read",
+    )
+
+    def step(state, now):
+        carry, token = state
+        true, key = now
+        coin, draw = jax.random.split(key)
+        carry, logits = model.apply(variables, carry, token, memory, method="step")
+        own = jax.random.categorical(draw, jax.lax.stop_gradient(logits))
+        use_own = jax.random.bernoulli(coin, sampling, own.shape)
+        return (carry, jnp.where(use_own, own, true)), logits
+
+    start = jnp.full(len(targets), model.start, targets.dtype)
+    keys = jax.random.split(key, targets.shape[1])
+    _, logits = jax.lax.scan(step, (carry, start), (targets.T, keys))
+    return jnp.swapaxes(logits, 0, 1)
+
+
 def _classification(
     logits, labels, mask, train: bool, top: int = 0, loss: Callable = losses.cross_entropy
 ):
@@ -248,7 +341,8 @@ def _columns(targets, outputs):
 
 def _outputs(model, variables, rngs, train, batch):
     """The model's outputs and new state; a sequence model's carry is dropped."""
-    outputs, model_state = _apply(model, variables, rngs, train, batch["inputs"])
+    arguments = {"mask": batch["input_mask"]} if "input_mask" in batch else {}
+    outputs, model_state = _apply(model, variables, rngs, train, batch["inputs"], **arguments)
     return (outputs[0] if hasattr(model, "initialize_carry") else outputs), model_state
 
 

@@ -185,11 +185,11 @@ def test_an_evaluation_predicts_every_next_character_once(size, streams, length)
 
 
 def test_windows_of_a_stream_follow_each_other_and_start_over_with_a_reset():
-    batches = CorpusBatches(Corpus(np.arange(43, dtype=np.int32)), 2, 5)
+    batches = CorpusBatches(Corpus(np.arange(44, dtype=np.int32)), 2, 5)
     steps = [batches.at(step) for step in range(9)]
     assert batches.windows == 4
     row = np.concatenate([step["inputs"][1] for step in steps[:4]])
-    np.testing.assert_array_equal(row, np.arange(21, 41))
+    np.testing.assert_array_equal(row, np.arange(22, 42))
     assert [bool(step["reset"][:, 0].all()) for step in steps] == [i % 4 == 0 for i in range(9)]
     np.testing.assert_array_equal(steps[4]["inputs"], steps[0]["inputs"])
 

@@ -20,7 +20,7 @@ def test_a_text_is_trained_and_refused_when_it_has_changed(tmp_path):
     text.write_text("to be or not to be, that is the question. " * 40)
     summary = fit(text_experiment(text), tmp_path / "run", quiet=True)
     assert 0 < summary["test"]["bits_per_character"] < 6
-    assert restore(tmp_path / "run").facts.vocabulary.characters[0] == " "
+    assert restore(tmp_path / "run").facts.vocabulary.tokens[0] == " "
     text.write_text("to be or not to be, that si the question. " * 40)
     with pytest.raises(UserError, match="was trained on other data"):
         fit(text_experiment(text), tmp_path / "run", quiet=True)

@@ -14,6 +14,7 @@ import numpy as np
 
 from nn_lib.checks import UserError
 from nn_lib.data.examples import Examples
+from nn_lib.data.sequences import Sequences, sequence_batch, sequence_evaluation
 from nn_lib.data.sources import Corpus, DataSet
 
 Batch = dict[str, np.ndarray]
@@ -51,7 +52,8 @@ def training_batches(
             f"batch_size {size} is larger than the {len(split)} training examples of "
             f"{data.name!r}; 0 takes them all"
         )
-    return ExampleBatches(split, size, seed, process)
+    kind = SequenceBatches if isinstance(split, Sequences) else ExampleBatches
+    return kind(split, size, seed, process)
 
 
 class ExampleBatches:
@@ -72,6 +74,15 @@ class ExampleBatches:
             here = epochs == epoch
             indices[here] = epoch_order(len(self.examples), self.seed, epoch)[places[here]]
         return {**self.examples.gather(indices), "mask": np.ones(len(indices), bool)}
+
+
+class SequenceBatches(ExampleBatches):
+    """As `ExampleBatches`, of texts of like lengths, padded to one of a few lengths."""
+
+    def at(self, step: int) -> Batch:
+        """What `Sequences.gather` returns, and `mask bool[b]`, all true."""
+        batch = sequence_batch(self.examples, self.batch_size, self.seed, step, self.part)
+        return {**batch, "mask": np.ones(len(self.part), bool)}
 
 
 class CorpusBatches:
@@ -96,8 +107,9 @@ class CorpusBatches:
     ):
         self.batch_size, self.length, self.overlap = batch_size, sequence_length, overlap
         stream = len(corpus) // batch_size
-        self.windows = (stream - 1) // sequence_length
-        if self.windows < 1:
+        # As min-char-rnn, which turns back one character before a text's last window would fit.
+        self.windows = max((stream - 2) // sequence_length, 1)
+        if stream <= sequence_length:
             raise UserError(
                 f"the corpus of {len(corpus)} characters is shorter than one batch of {batch_size} "
                 f"sequences of {sequence_length} + 1; use a smaller batch_size or "
@@ -132,6 +144,9 @@ def evaluation_batches(
         return
     size = min(batch_size, -(-len(split) // process[1]) * process[1])
     part = _part(size, process)
+    if isinstance(split, Sequences):
+        yield from sequence_evaluation(split, size, part)
+        return
     for start in range(0, len(split), size):
         indices = start + part
         mask = indices < len(split)
@@ -140,7 +155,8 @@ def evaluation_batches(
 
 def prefetch(batches: Batches, start: int, stop: int) -> Iterator[Batch]:
     """`batches.at(step)` for the steps of a run; read ahead by Grain where reading takes time."""
-    if not isinstance(batches, ExampleBatches) or isinstance(batches.examples, Examples):
+    in_memory = Examples | Sequences
+    if not isinstance(batches, ExampleBatches) or isinstance(batches.examples, in_memory):
         return map(batches.at, range(start, stop))
     steps = grain.MapDataset.range(start, stop).map(batches.at)
     return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))

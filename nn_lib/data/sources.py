@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from nn_lib.checks import UserError
+from nn_lib.checks import UserError, check_choice
 from nn_lib.data import tfds_source
 from nn_lib.data.examples import read_examples
-from nn_lib.data.text import Vocabulary, read_corpus
+from nn_lib.data.sequences import encode_tables
+from nn_lib.data.tables import Table, read_tables
+from nn_lib.data.text import UNITS, Vocabulary, read_corpus
 
 
 @dataclasses.dataclass
@@ -25,10 +27,22 @@ class DataConfig:
         config after a slash ('mnist1d/shuffled'). With `path`, only a label.
       data_dir: where TFDS data sets lie; None means `TFDS_DATA_DIR` or TFDS's own default.
       path: a text file, or a folder whose text files are read in the order of their names.
+      layout: of the files at `path`: 'text' is one long text for a language model; 'labelled',
+        'trec', 'folder', 'columns', 'pairs' and 'cmudict' are those of `nn_lib.data.tables`.
       encoding: of the text at `path`.
+      unit: what texts with labels, tags or targets are cut into, 'characters' or 'words' (at white
+        space).
+      target_unit: likewise for the targets of pairs.
+      normalize: `str -> str` on every such text, before it is cut; sources of pairs, not targets.
+      alphabet: the characters that the model knows; '' takes those that occur.
+      min_count: how often a token must occur to have a number of its own; words that occur less
+        often in training, or not at all, share that of the unknown word.
+      max_length: tokens that a text may have; 0 for any number.
+      buckets: lengths that texts are padded to, at equal shares of the examples.
       train_split: TFDS split expression such as 'train[:90%]'; None takes the data set's own
-        split, less the last tenth where there is none for validation. For text a range of
-        characters in per cent, '0:90' for example.
+        split, less the last tenth where there is none for validation. For text at `path` a range
+        of its characters in per cent, '0:90' for example, and for a table one of its texts in a
+        fixed random order, in which the same text is never in two splits.
       validation_split: likewise; '' means none.
       test_split: likewise, None where the data set has none; only the final evaluation reads its
         examples (of a text, its characters are in the vocabulary).
@@ -51,7 +65,15 @@ class DataConfig:
     name: str = "mnist1d"
     data_dir: str | None = None
     path: str | None = None
+    layout: str = "text"
     encoding: str = "utf-8"
+    unit: str = "characters"
+    target_unit: str = "characters"
+    normalize: Callable | None = None
+    alphabet: str = ""
+    min_count: int = 1
+    max_length: int = 0
+    buckets: int = 4
     train_split: str | None = None
     validation_split: str | None = None
     test_split: str | None = None
@@ -83,11 +105,12 @@ class DataSet:
     Attributes:
       readers: split name -> a function that reads it; absent where there is no such split.
       sizes: fields of a model that only the data can fill: `num_classes` (of a regression, the
-        number of targets) or `vocab_size`.
+        number of targets), `vocab_size`, `target_size`.
       class_names: of the labels, where there are labels.
-      vocabulary: of a character corpus.
+      vocabulary: of a character corpus or of texts.
       sequence_length: of a character corpus, else 0.
       overlap: of its training windows.
+      target_vocabulary: of the targets of pairs.
     """
 
     name: str
@@ -97,6 +120,7 @@ class DataSet:
     vocabulary: Vocabulary | None = None
     sequence_length: int = 0
     overlap: int = 0
+    target_vocabulary: Vocabulary | None = None
     _read: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     def split(self, name: str):
@@ -123,6 +147,9 @@ def load(config: DataConfig) -> DataSet:
     """
     if config.path == "":
         raise UserError("data.path is empty; name a text file or folder, or leave it out")
+    if config.path is not None and config.layout != "text":
+        tables = read_tables(config.path, config.encoding, config.layout)
+        return _table_data_set(config, _cut_tables(config, tables))
     if config.path is not None:
         return _text_data_set(config, _cut_text(config, read_corpus(config.path, config.encoding)))
     builder = tfds_source.find(config.name, config.data_dir)
@@ -136,6 +163,9 @@ def load(config: DataConfig) -> DataSet:
             for split, expression in expressions.items()
         }
         return _text_data_set(config, texts)
+    if kind != "examples":
+        read = functools.partial(tfds_source.read_table, builder, kind=kind, keys=keys)
+        return _table_data_set(config, {split: read(text) for split, text in expressions.items()})
     labels = builder.info.features[keys[1]]
     readers: dict[str, Callable[[], Any]] = {
         split: functools.partial(
@@ -173,13 +203,71 @@ def _text_data_set(config: DataConfig, texts: dict[str, str]) -> DataSet:
     )
 
 
+def _table_data_set(config: DataConfig, tables: dict[str, Table]) -> DataSet:
+    """Texts with labels, tags or targets, as token numbers."""
+    for name in ("unit", "target_unit"):
+        check_choice(f"data.{name}", getattr(config, name), UNITS)
+    encoded = encode_tables(
+        {split: _normalized(table, config.normalize) for split, table in tables.items()},
+        unit=config.unit,
+        target_unit=config.target_unit,
+        alphabet=config.alphabet,
+        min_count=config.min_count,
+        max_length=config.max_length,
+        buckets=config.buckets,
+    )
+    return DataSet(
+        name=config.path or config.name,
+        readers={split: functools.partial(encoded.splits.get, split) for split in encoded.splits},
+        sizes=encoded.sizes,
+        class_names=encoded.class_names,
+        vocabulary=encoded.vocabulary,
+        target_vocabulary=encoded.target_vocabulary,
+    )
+
+
+def _normalized(table: Table, normalize: Callable | None) -> Table:
+    if normalize is None:
+        return table
+    texts = [normalize(text) if isinstance(text, str) else text for text in table.texts]
+    return dataclasses.replace(table, texts=texts)
+
+
+def _cut_tables(config: DataConfig, tables: dict[str, Table]) -> dict[str, Table]:
+    """The splits of the files, or parts of one table; a table alone is cut 80/10/10."""
+    if "" in tables:
+        whole, tables = tables[""], {}
+        ranges = _ranges(config, {"train": "0:80", "validation": "80:90", "test": "90:100"})
+    else:
+        whole = tables.pop("train")
+        own = "validation" in tables
+        if own:  # the other splits are files of their own
+            ranges = _ranges(config, {"train": "0:100"}, only=("train",))
+        else:
+            defaults = {"train": "0:90", "validation": "90:100"}
+            ranges = _ranges(config, defaults, only=("train", "validation"))
+    texts = _normalized(whole, config.normalize).texts
+    distinct = list(dict.fromkeys(texts))
+    place = dict(zip(distinct, np.random.default_rng(0).permutation(len(distinct)).tolist()))
+    at = np.array([place[text] for text in texts])
+    for split, (start, stop) in ranges.items():
+        inside = (at >= len(distinct) * start // 100) & (at < len(distinct) * stop // 100)
+        if not inside.any():
+            raise UserError(
+                f"the {split} split of {config.path!r} has no examples; it has {len(texts)} in "
+                "all: use more of them, or other data.*_split"
+            )
+        tables[split] = whole.rows(np.flatnonzero(inside))
+    return {split: tables[split] for split in ("train", "validation", "test") if split in tables}
+
+
 def _document_end(config: DataConfig, vocabulary: Vocabulary) -> int | None:
     if not config.document_end:
         return None
     if (
         not isinstance(config.document_end, str)
         or len(config.document_end) != 1
-        or config.document_end not in vocabulary.characters
+        or config.document_end not in vocabulary.tokens
     ):
         raise UserError(
             "data.document_end expects one character that occurs in the text, got "
@@ -211,13 +299,21 @@ class Corpus:
 
 def _cut_text(config: DataConfig, text: str) -> dict[str, str]:
     """90 % of the characters to train on, 5 % each to validate and to test, or as configured."""
-    ranges = {
-        "train": config.train_split if config.train_split is not None else "0:90",
-        "validation": config.validation_split if config.validation_split is not None else "90:95",
-        "test": config.test_split if config.test_split is not None else "95:100",
+    ranges = _ranges(config, {"train": "0:90", "validation": "90:95", "test": "95:100"})
+    return {
+        split: text[len(text) * start // 100 : len(text) * stop // 100]
+        for split, (start, stop) in ranges.items()
     }
-    parts = {}
-    for split, span in ranges.items():
+
+
+def _ranges(
+    config: DataConfig, defaults: dict[str, str], only: tuple[str, ...] | None = None
+) -> dict[str, tuple[int, int]]:
+    """The configured parts of a text or a table, in per cent, that do not overlap."""
+    ranges: dict[str, tuple[int, int]] = {}
+    for split in only or ("train", "validation", "test"):
+        asked = getattr(config, f"{split}_split")
+        span = defaults.get(split, "") if asked is None else asked
         if not span:
             continue
         try:
@@ -229,11 +325,9 @@ def _cut_text(config: DataConfig, text: str) -> dict[str, str]:
             raise UserError(
                 f"data.{split}_split of a text expects per cents such as '0:90', got {span!r}"
             )
-        parts[split] = text[len(text) * start // 100 : len(text) * stop // 100]
-    spans = [tuple(int(edge) for edge in ranges[split].split(":")) for split in parts]
-    spans.sort()
-    if any(stop > start for (_, stop), (start, _) in itertools.pairwise(spans)):
+        ranges[split] = (start, stop)
+    if any(stop > start for (_, stop), (start, _) in itertools.pairwise(sorted(ranges.values()))):
         raise UserError(f"the splits of the text overlap: {ranges}; set all three data.*_split")
-    if "train" not in parts:
+    if "train" not in ranges:
         raise UserError("data.train_split is empty; there is nothing to train on")
-    return parts
+    return ranges

@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 
 from nn_lib.checks import UserError, nearest
 from nn_lib.data import builders
+from nn_lib.data.tables import Table
 
 
 def find(name: str, data_dir: str | None):
@@ -78,10 +79,11 @@ def _open(name: str, directory: str):
 
 
 def kind(builder) -> tuple[str, tuple[str, ...]]:
-    """('examples', (input key, label key)) or ('text', (text key,)), by the features.
+    """What the features hold, and their keys.
 
-    Labels are classes, one or a sequence of them, or numbers of one shape: targets of a regression,
-    or 0 and 1 per label.
+    'examples' (input, label): numeric inputs; labels are classes, one or a sequence of them, or
+    numbers of one shape, targets of a regression or 0 and 1 per label. 'classes', 'tags', 'pairs'
+    (text, target): the kinds of a `Table`. 'text' (text,): plain texts.
     """
     features = builder.info.features
     keys = builder.info.supervised_keys
@@ -90,12 +92,19 @@ def kind(builder) -> tuple[str, tuple[str, ...]]:
         numeric = isinstance(key, str) and np.dtype(features[key].np_dtype).kind in "uif"
         if numeric and isinstance(label, str) and _is_target(features[label]):
             return "examples", (key, label)
+    if keys and all(isinstance(key, str) for key in keys[:2]) and _is_text(features[keys[0]]):
+        target = features[keys[1]]
+        if _is_text(target):
+            return "pairs", tuple(keys[:2])
+        if classes(target) is not None:
+            return ("tags" if isinstance(target, tfds.features.Sequence) else "classes"), keys[:2]
     texts = [key for key, value in features.items() if isinstance(value, tfds.features.Text)]
     if len(texts) == 1 and len(features) == 1:
         return "text", (texts[0],)
     raise UserError(
         f"data set {builder.info.full_name!r} has features {', '.join(features)}; nn_lib reads "
-        "sets of numeric inputs with class labels or numeric targets, and plain texts"
+        "sets of numeric inputs with class labels or numeric targets, of texts with classes, tags "
+        "or other texts, and plain texts"
     )
 
 
@@ -103,6 +112,12 @@ def classes(feature) -> tfds.features.ClassLabel | None:
     """The classes that a feature takes one of, or a sequence of; None for numbers."""
     inner = feature.feature if isinstance(feature, tfds.features.Sequence) else feature
     return inner if isinstance(inner, tfds.features.ClassLabel) else None
+
+
+def _is_text(feature) -> bool:
+    """A text, or one that is cut into tokens already."""
+    inner = feature.feature if isinstance(feature, tfds.features.Sequence) else feature
+    return isinstance(inner, tfds.features.Text)
 
 
 def _is_target(feature) -> bool:
@@ -154,6 +169,32 @@ def read_text(builder, expression: str, keys) -> str:
     source = builder.as_data_source(split=expression)
     texts = [example[keys[0]] for example in source.__getitems__(range(len(source)))]
     return "\n".join(text.decode("utf-8") if isinstance(text, bytes) else text for text in texts)
+
+
+def read_table(builder, expression: str, kind: str, keys) -> Table:
+    """A split of texts with classes, tags or other texts."""
+    label = builder.info.features[keys[1]]
+    named = classes(label)
+    names = tuple(named.names) if named is not None else None
+    table = Table(kind, class_names=names)
+    source = builder.as_data_source(split=expression)
+    for number, example in enumerate(source.__getitems__(range(len(source)))):
+        text, target = (_decoded(example[key]) for key in keys)
+        if kind == "classes" and names:
+            target = names[int(target)]
+        elif kind == "tags" and names:
+            target = tuple(names[int(tag)] for tag in target)
+        table.add(text, target, f"example {number} of {builder.info.full_name} {expression}")
+    return table
+
+
+def _decoded(value):
+    """Bytes as strings, sequences as tuples."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    if isinstance(value, list | np.ndarray) and np.ndim(value):
+        return tuple(_decoded(part) for part in value)
+    return value
 
 
 @contextlib.contextmanager

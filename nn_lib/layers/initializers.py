@@ -12,6 +12,11 @@ def symmetric_uniform(key, shape, dtype=jnp.float32, *, bound: float = 1.0) -> j
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
+def scaled_normal(key, shape, dtype=jnp.float32, *, stddev: float = 0.01) -> jax.Array:
+    """Normal with mean 0; min-char-rnn draws every matrix with a standard deviation of 0.01."""
+    return stddev * jax.random.normal(key, shape, dtype)
+
+
 def scaled_identity(key, shape, dtype=jnp.float32, *, scale: float = 1.0) -> jax.Array:
     """`scale I`; 1 makes a rectifier network an IRNN, which begins by copying its state.
 

@@ -9,6 +9,7 @@ from nn_lib.models.lenet import LeNet5
 from nn_lib.models.lenet_original import LeNet5Original
 from nn_lib.models.mlp import MLP, Linear
 from nn_lib.models.multi_head import MultiHead
+from nn_lib.models.name_rnn import NameRNN
 from nn_lib.models.resnet import (
     CifarResNet,
     ResNet,
@@ -18,7 +19,15 @@ from nn_lib.models.resnet import (
     ResNet101,
     ResNet152,
 )
+from nn_lib.models.seq2seq import Seq2Seq
 from nn_lib.models.sequence_classifier import SequenceClassifier
+from nn_lib.models.sequence_tagger import SequenceTagger
+from nn_lib.models.text_classifier import (
+    ConvOverTime,
+    MeanOverTime,
+    RecurrentEncoder,
+    TextClassifier,
+)
 from nn_lib.models.vgg import VGG, VGG11, VGG13, VGG16, VGG19
 
 __all__ = [
@@ -33,16 +42,23 @@ __all__ = [
     "CifarNet",
     "CifarResNet",
     "ConvNet",
+    "ConvOverTime",
     "GoogLeNet",
     "LeNet5",
     "LeNet5Original",
     "Linear",
+    "MeanOverTime",
     "MultiHead",
+    "NameRNN",
+    "RecurrentEncoder",
     "ResNet",
     "ResNet18",
     "ResNet34",
     "ResNet50",
     "ResNet101",
     "ResNet152",
+    "Seq2Seq",
     "SequenceClassifier",
+    "SequenceTagger",
+    "TextClassifier",
 ]

@@ -5,6 +5,7 @@ Karpathy, "The unreasonable effectiveness of recurrent neural networks", 2015; S
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ class CharLM(nn.Module):
       cell: the cell of every layer; `num_layers` of them are stacked.
       embedding: width of the character vectors; 0 reads one-hot vectors.
       dropout: between the layers and before the output.
+      output_init: of the output layer's kernel.
     """
 
     vocab_size: int | None = None
@@ -28,13 +30,14 @@ class CharLM(nn.Module):
     num_layers: int = 1
     embedding: int = 0
     dropout: float = 0.0
+    output_init: Callable = nn.initializers.lecun_normal()
 
     def setup(self):
         if self.embedding:
             self.embed = nn.Embed(self.vocab_size, self.embedding)
         self.recurrent = self._stack()
         self.drop = nn.Dropout(self.dropout)
-        self.output = nn.Dense(self.vocab_size)
+        self.output = nn.Dense(self.vocab_size, kernel_init=self.output_init)
 
     def __call__(self, inputs, carry=None, reset=None, mask=None, train: bool = False):
         # One-hot times a kernel is a row look-up; the driver's projection does it as a product.

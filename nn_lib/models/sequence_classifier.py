@@ -45,7 +45,10 @@ class SequenceClassifier(nn.Module):
         return self.layer.initialize_carry(batch_size)
 
 
-def _last(outputs: jax.Array, mask: jax.Array) -> jax.Array:
+def last_step(outputs: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """The output of each sequence's last unmasked step, `[B, T, F] -> [B, F]`."""
+    if mask is None:
+        return outputs[:, -1]
     steps = outputs.shape[1]
     index = jnp.max(jnp.where(mask, jnp.arange(steps), 0), axis=1)
     return jnp.take_along_axis(outputs, index[:, None, None], axis=1)[:, 0]
@@ -64,4 +67,4 @@ def _every(outputs: jax.Array, mask: jax.Array) -> jax.Array:
     return outputs
 
 
-READOUTS = {"last": _last, "mean": _mean, "all": _all, "every": _every}
+READOUTS = {"last": last_step, "mean": _mean, "all": _all, "every": _every}

@@ -1,6 +1,7 @@
 """Recurrent cells behind one contract, and the drivers that run them over time."""
 
 from nn_lib.recurrent.arguments import lengths_to_mask
+from nn_lib.recurrent.attention import BahdanauCell, LuongCell
 from nn_lib.recurrent.compose import Bidirectional, Stacked
 from nn_lib.recurrent.conditioned import ConditionedVanillaCell
 from nn_lib.recurrent.equations import from_equations, to_equations
@@ -15,10 +16,12 @@ from nn_lib.recurrent.vanilla import VanillaCell, output_distribution
 
 __all__ = [
     "RNN",
+    "BahdanauCell",
     "Bidirectional",
     "ConditionedVanillaCell",
     "GRUCell",
     "LSTMCell",
+    "LuongCell",
     "MUT1Cell",
     "MUT2Cell",
     "MUT3Cell",

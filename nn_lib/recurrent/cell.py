@@ -11,6 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from nn_lib.checks import UserError
+
 
 class Cell(nn.RNNCellBase):
     """Base of the cells whose carry is `h [B, features]`.
@@ -57,6 +59,11 @@ class Cell(nn.RNNCellBase):
     def seen(self, w, h: jax.Array) -> jax.Array:
         """h as the recurrent products see it: under the driver's `state_dropout`, if any."""
         return h * w["state_noise"] if "state_noise" in w else h
+
+    @nn.nowrap
+    def with_context(self, w, context):
+        """The weights with what every step sees beside its input; for cells that attend."""
+        raise UserError(f"{type(self).__name__} takes no context; a BahdanauCell or LuongCell does")
 
     # Optional: `(w, carry, projected [T, B, ...], again, on) -> (carry, outputs)`, all steps at
     # once with a gradient of its own. `again` and `on` are `bool[T, B, 1]` or None: the state

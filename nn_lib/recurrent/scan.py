@@ -65,6 +65,7 @@ class RNN(nn.Module):
         mask: jax.Array | None = None,
         reset: jax.Array | None = None,
         initial_carry=None,
+        context=None,
         train: bool = False,
     ):
         """Runs the cell.
@@ -75,6 +76,8 @@ class RNN(nn.Module):
             zero.
           reset: `bool[B, T]`; the state returns to its initial value before that step.
           initial_carry: the state before the first step; None means zero or the learned one.
+          context: what every step of a cell with `with_context` sees beside its input, such as the
+            memory that a `BahdanauCell` attends to.
           train: whether there is noise.
 
         Raises:
@@ -96,7 +99,7 @@ class RNN(nn.Module):
             x = jnp.where(on[..., None], x, 0)  # padding may be anything, even NaN
         x = self._dropped(x, self.input_dropout, train)
         if isinstance(self.cell, Cell):
-            carry, outputs = self._run_own(carry, x, on, again, fresh, train)
+            carry, outputs = self._run_own(carry, x, on, again, fresh, context, train)
         else:
             carry, outputs = self._run_foreign(carry, (x, on, again), fresh)
         outputs = self._dropped(outputs, self.output_dropout, train)
@@ -104,10 +107,12 @@ class RNN(nn.Module):
             outputs = jnp.flip(outputs, 0)
         return carry, jnp.swapaxes(outputs, 0, 1)
 
-    def _run_own(self, carry, x, on, again, fresh, train: bool):
+    def _run_own(self, carry, x, on, again, fresh, context, train: bool):
         """Weights once; then project and run, the whole sequence or chunk by chunk."""
         cell: Any = self.cell
         w = self._weights(x.shape[-1])
+        if context is not None:
+            w = cell.with_context(w, context)
         dtype = cell.dtype or jnp.promote_types(jax.tree.leaves(w)[0].dtype, x.dtype)
         carry, fresh = jax.tree.map(lambda leaf: leaf.astype(dtype), (carry, fresh))
         rates = noise.zoneout_rates(self.zoneout, cell, carry)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from nn_lib.data import DataConfig, DataSet
 from nn_lib.optim import OptimizerConfig, build_optimizer
 from nn_lib.optim.schedules import DEPEND_ON_LENGTH
 from nn_lib.train import codec
+from nn_lib.train.transcription import Transcription
 
 
 @dataclasses.dataclass
@@ -39,6 +41,12 @@ class Experiment:
       select_by: the validation metric that names the best checkpoint.
       select_mode: 'max' or 'min'.
       evaluate_with: parameters of the final evaluation, the 'best' checkpoint's or the 'last'.
+      transcription: how an evaluation of an encoder-decoder decodes; None measures it with the true
+        tokens before each one only.
+      smooth_loss: s of a further training metric, `smooth_loss = s smooth_loss + (1 - s) loss`,
+        which begins at the loss of chance; 0 is none.
+      sample_every: steps between samples that a language model writes to `samples.txt`; 0 is none.
+      sample_length: of their characters.
       keep_checkpoints: how many of the latest checkpoints stay; the best always stays too.
       max_bad_steps: consecutive steps with a non-finite loss or gradient after which a run stops.
     """
@@ -60,6 +68,10 @@ class Experiment:
     select_by: str = "loss"
     select_mode: str = "min"
     evaluate_with: str = "best"
+    transcription: Transcription | None = None
+    smooth_loss: float = 0.0
+    sample_every: int = 0
+    sample_length: int = 200
     keep_checkpoints: int = 2
     max_bad_steps: int = 20
 
@@ -75,6 +87,8 @@ FREE = (
     "data.data_dir",
     "data.path",
     "data.in_memory_limit",
+    "sample_every",
+    "sample_length",
 )
 
 
@@ -91,6 +105,8 @@ def check(experiment: Experiment) -> None:
         "eval_batch_size": 1,
         "keep_checkpoints": 1,
         "max_bad_steps": 1,
+        "sample_every": 0,
+        "sample_length": 1,
     }
     for name, least in at_least.items():
         value = getattr(experiment, name)
@@ -99,8 +115,11 @@ def check(experiment: Experiment) -> None:
             raise UserError(f"{name} must be a whole number, {least} or more{zero}, got {value!r}")
     if experiment.seed >= 2**32:
         raise UserError(f"seed must be below 2**32, got {experiment.seed}")
-    if not 0 <= experiment.ema_decay < 1:
-        raise UserError(f"ema_decay must be at least 0 and below 1, got {experiment.ema_decay}")
+    for name in ("ema_decay", "smooth_loss"):
+        if not 0 <= getattr(experiment, name) < 1:
+            raise UserError(
+                f"{name} must be at least 0 and below 1, got {getattr(experiment, name)}"
+            )
     pairs = (
         ("reduction", ("mean", "sum")),
         ("select_mode", ("max", "min")),
@@ -110,7 +129,14 @@ def check(experiment: Experiment) -> None:
         value = getattr(experiment, name)
         if value not in choices:
             raise UserError(f"{name} must be {' or '.join(choices)}, got {value!r}")
-    for name, least in (("sequence_length", 1), ("overlap", 0)):
+    data_at_least = {
+        "sequence_length": 1,
+        "overlap": 0,
+        "min_count": 1,
+        "max_length": 0,
+        "buckets": 1,
+    }
+    for name, least in data_at_least.items():
         value = getattr(experiment.data, name)
         if value < least:
             raise UserError(f"data.{name} must be at least {least}, got {value}")
@@ -136,7 +162,16 @@ def resolve(experiment: Experiment, data: DataSet) -> Experiment:
     if optimizer.schedule in DEPEND_ON_LENGTH and optimizer.decay_steps is None:
         optimizer = dataclasses.replace(optimizer, decay_steps=experiment.num_steps)
     build_optimizer(optimizer)
-    return dataclasses.replace(experiment, model=model, optimizer=optimizer)
+    objective = _with_class_names(experiment.objective, data)
+    return dataclasses.replace(experiment, model=model, optimizer=optimizer, objective=objective)
+
+
+def _with_class_names(objective: Callable, data: DataSet) -> Callable:
+    """An objective that was bound to `class_names=None` gets those of the data."""
+    bound = objective.keywords if isinstance(objective, functools.partial) else {}
+    if bound.get("class_names", ()) is not None:
+        return objective
+    return functools.partial(objective, class_names=data.class_names)
 
 
 def conflicts(before: dict[str, Any], after: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

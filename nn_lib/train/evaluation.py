@@ -7,19 +7,31 @@ import jax
 from nn_lib import metrics
 from nn_lib.data import DataSet
 from nn_lib.data.batches import evaluation_batches
+from nn_lib.train.transcription import Comparison
 
 
 def evaluate(
-    eval_step: Callable, variables, model, data: DataSet, split: str, batch_size: int
+    eval_step: Callable,
+    variables,
+    model,
+    data: DataSet,
+    split: str,
+    batch_size: int,
+    transcribe: Callable | None = None,
 ) -> dict[str, tuple]:
     """The accumulated {name: (sum, count)} of a split, added on the host in float64.
 
-    Text streams carry their state from window to window; examples have none.
+    Text streams carry their state from window to window; examples have none. With `transcribe`,
+    `(variables, inputs, mask) -> Decoded`, what it writes is measured too.
     """
     measured, carry = [], None
+    comparison = Comparison(data.target_vocabulary) if transcribe else None
     for batch in evaluation_batches(data, split, batch_size):
         if carry is None and data.sequence_length:
             carry = model.initialize_carry(len(batch["inputs"]))
         pairs, carry = eval_step(variables, batch, carry)
         measured.append(pairs)
-    return metrics.add(jax.device_get(measured))
+        if comparison is not None:
+            comparison.add(batch, transcribe(variables, batch["inputs"], batch["input_mask"]))
+    found = metrics.add(jax.device_get(measured))
+    return found | comparison.metrics() if comparison is not None else found

@@ -98,6 +98,13 @@ def _train(run: Run, path: Path, checkpoints: Checkpoints, stop, quiet: bool):
                 if _due(step, experiment.eval_every):  # not at the end of a run cut short
                     state = _after_validation(run, state, value)
 
+            if _due(step, experiment.sample_every):
+                lines.write()
+                with lines.pause("sample", step):
+                    text = run.sample(state, step)
+                writer.sample(step, text)
+                progress.say(f"----\n{text}\n----")
+
             asked = stop.number is not None
             if last or asked or new_best or _due(step, experiment.checkpoint_every):
                 lines.write()
@@ -173,7 +180,7 @@ def _note(run: Run, best: Best) -> dict[str, Any]:
     return {
         "best": dataclasses.asdict(best),
         "experiment": codec.encode(run.experiment),
-        "vocabulary": vocabulary and list(vocabulary.characters),
+        "vocabulary": vocabulary and vocabulary.to_json(),
     }
 
 

@@ -47,6 +47,21 @@ def confusion_matrix(workdir: Path, matrix: np.ndarray, class_names, split: str)
     return _save(figure, workdir / f"confusion_{split}.png")
 
 
+def alignments(file: Path, written) -> Path:
+    """How each token that was written (rows) looked at those of the source (columns).
+
+    Args:
+      written: `texts.Written`s with an alignment, a panel each.
+    """
+    longest = max(max(one.alignment.shape) for one in written)
+    figure, axes = _figure(len(written), size=max(2.4, 0.3 * longest))
+    for one, axis in zip(written, axes):
+        axis.imshow(one.alignment, cmap="Greys", vmin=0, vmax=1)
+        axis.set_xticks(range(len(one.source)), one.source, rotation=90)
+        axis.set_yticks(range(len(one.tokens)), one.tokens)
+    return _save(figure, file)
+
+
 def _figure(panels: int, size: float = 4.8):
     from matplotlib.figure import Figure  # no pyplot: no global state, no display
 

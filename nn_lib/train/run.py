@@ -2,16 +2,19 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.errors
 import jax
+import numpy as np
 
 from nn_lib import metrics
 from nn_lib.checks import UserError, check_choice
 from nn_lib.data import DataSet, load
 from nn_lib.data.batches import training_batches
+from nn_lib.decoding import stream
 from nn_lib.optim import build_optimizer
 from nn_lib.train.config import Experiment, check, resolve
 from nn_lib.train.evaluation import evaluate
@@ -31,6 +34,7 @@ class Run:
       validation_metrics: what an evaluation gives a number for.
       train_step: jitted; the old state's memory becomes the new one's.
       eval_step: jitted.
+      transcribe: how evaluations decode, jitted; None where they do not.
     """
 
     experiment: Experiment
@@ -42,6 +46,7 @@ class Run:
     validation_metrics: tuple[str, ...]
     train_step: Callable
     eval_step: Callable
+    transcribe: Callable | None
 
     @classmethod
     def prepare(cls, experiment: Experiment) -> "Run":
@@ -66,10 +71,20 @@ class Run:
                 carry,
                 experiment.seed,
                 ema=bool(experiment.ema_decay),
+                smooth_loss=_loss_of_chance(experiment, data, first),
             )
             eval_step = make_eval_step(model, objective, prepare=prepare)
             measured = jax.eval_shape(eval_step, state.evaluated, batches.at(0), carry)[0]
         validation_metrics = tuple(metrics.numbers(measured))
+        transcription = experiment.transcription
+        if transcription:
+            if data.target_vocabulary is None:
+                raise UserError(
+                    f"transcription is for pairs of texts, and data set {data.name!r} has none"
+                )
+            validation_metrics += ("token_error_rate", "sequence_error_rate")
+            if data.target_vocabulary.unit == "words":
+                validation_metrics += ("bleu",)
         if "validation" in data.readers:
             check_choice("select_by", experiment.select_by, validation_metrics)
         train_step = make_train_step(
@@ -83,6 +98,7 @@ class Run:
             reduction=experiment.reduction,
             accumulation=experiment.accumulation,
             ema_decay=experiment.ema_decay,
+            smooth_loss=experiment.smooth_loss,
             log_every=experiment.log_every,
             max_bad_steps=experiment.max_bad_steps,
         )
@@ -96,13 +112,48 @@ class Run:
             validation_metrics=validation_metrics,
             train_step=jax.jit(train_step, donate_argnums=0),
             eval_step=jax.jit(eval_step),
+            transcribe=transcription.compiled(model) if transcription else None,
         )
+
+    def sample(self, state: TrainState, step: int) -> str:
+        """What a language model writes from its state before batch number `step`."""
+        batch = self.batches.at(step)
+        carry = None
+        if not batch["reset"][0, 0]:
+            carry = jax.tree.map(lambda leaf: leaf[:1], state.carry)
+        tokens = stream(
+            self.experiment.model,
+            state.evaluated,
+            batch["inputs"][0, :1],
+            self.experiment.sample_length,
+            seed=step,
+            carry=carry,
+        )
+        return self.data.vocabulary.decode(np.concatenate(list(tokens)))
 
     def measure(self, state: TrainState, split: str) -> dict[str, tuple]:
         """{name: (sum, count)} over a split."""
         size = self.experiment.eval_batch_size
         model = self.experiment.model
-        return evaluate(self.eval_step, state.evaluated, model, self.data, split, size)
+        return evaluate(
+            self.eval_step, state.evaluated, model, self.data, split, size, self.transcribe
+        )
+
+
+def _loss_of_chance(experiment: Experiment, data: DataSet, batch: dict) -> float | None:
+    """Where the smooth loss begins: ln V for each prediction of a model that knows nothing."""
+    if not experiment.smooth_loss:
+        return None
+    choices = next(
+        (data.sizes[k] for k in ("target_size", "num_classes", "vocab_size") if k in data.sizes),
+        None,
+    )
+    if choices is None or (data.class_names is None and data.vocabulary is None):
+        raise UserError(
+            "smooth_loss begins at the loss of chance, which a regression has not; set it to 0"
+        )
+    predictions = batch.get("targets", batch["mask"]).size
+    return math.log(choices) * (predictions if experiment.reduction == "sum" else 1)
 
 
 @contextlib.contextmanager
@@ -128,6 +179,10 @@ def _check_batches(experiment: Experiment, batch_size: int, data: DataSet) -> No
         raise UserError(
             f"accumulation {experiment.accumulation} does not divide the batch of {local}; choose "
             "a divisor, or another batch_size"
+        )
+    if experiment.sample_every and not data.sequence_length:
+        raise UserError(
+            "sample_every is for language models; the data here is no text to go on with"
         )
     if experiment.optimizer.schedule == "plateau":
         if "validation" not in data.readers:

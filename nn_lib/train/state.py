@@ -27,6 +27,7 @@ class TrainState:
       metrics: {name: (sum, count)} since the last line of training metrics.
       bad_steps: consecutive steps skipped for a loss or gradient that was not finite.
       skipped_steps: such steps in all.
+      smooth_loss: the moving average of the loss, or None.
     """
 
     step: jax.Array
@@ -39,6 +40,7 @@ class TrainState:
     metrics: dict[str, tuple[jax.Array, jax.Array]]
     bad_steps: jax.Array
     skipped_steps: jax.Array
+    smooth_loss: jax.Array | None = None
 
     @property
     def evaluated(self) -> dict[str, Any]:
@@ -48,7 +50,15 @@ class TrainState:
 
 
 def create_state(
-    model, objective, optimizer, batch, carry, seed: int, *, ema: bool = False
+    model,
+    objective,
+    optimizer,
+    batch,
+    carry,
+    seed: int,
+    *,
+    ema: bool = False,
+    smooth_loss: float | None = None,
 ) -> TrainState:
     """The state before the first step.
 
@@ -57,6 +67,7 @@ def create_state(
       carry: the initial recurrent state, or None.
       seed: of the parameters and of all later noise.
       ema: whether a moving average of the parameters is kept.
+      smooth_loss: what the moving average of the loss begins at; None keeps none.
     """
     init_key, run_key = jax.random.split(jax.random.key(seed))
     variables = model.init(init_key, batch["inputs"])
@@ -80,5 +91,6 @@ def create_state(
         metrics={name: (zero, zero) for name in sorted(names)},
         bad_steps=jnp.zeros((), jnp.int32),
         skipped_steps=jnp.zeros((), jnp.int32),
+        smooth_loss=None if smooth_loss is None else jnp.asarray(smooth_loss, jnp.float32),
     )
     return jax.tree.map(jnp.copy, state)  # a donated state must not hold one buffer twice

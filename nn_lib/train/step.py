@@ -23,6 +23,7 @@ def make_train_step(
     reduction: str = "mean",
     accumulation: int = 1,
     ema_decay: float = 0.0,
+    smooth_loss: float = 0.0,
     log_every: int = 1,
     max_bad_steps: int = 2**30,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
@@ -44,6 +45,7 @@ def make_train_step(
         gradient is that of the whole batch, but batch statistics are those of each part.
       ema_decay: d of the moving average `d a + (1 - d) p` of the parameters p, corrected for
         its start as Adam's moments are; 0 keeps none.
+      smooth_loss: s of `smooth_loss = s smooth_loss + (1 - s) loss`, where the state keeps one.
     """
     differentiate = _differentiate(model, objective, frozen)
     if accumulation > 1:
@@ -86,6 +88,9 @@ def make_train_step(
         sums = jax.tree.map(lambda x: jnp.where(state.step % log_every == 0, 0, x), state.metrics)
         added = jax.tree.map(jnp.add, sums, {name: measured[name] for name in sums})
         metrics = keep(added, sums)
+        smoothed = state.smooth_loss
+        if smoothed is not None:
+            smoothed = smooth_loss * smoothed + (1 - smooth_loss) * loss.astype(smoothed.dtype)
         after = TrainState(
             step=state.step + 1,
             params=keep(params, state.params),
@@ -97,6 +102,7 @@ def make_train_step(
             metrics=metrics,
             bad_steps=jnp.where(good, 0, state.bad_steps + 1),
             skipped_steps=state.skipped_steps + ~good,
+            smooth_loss=keep(smoothed, state.smooth_loss),
         )
         rate = schedule(state.step - state.skipped_steps) * learning_rate_scale(state.opt_state)
         report = {
@@ -105,6 +111,8 @@ def make_train_step(
             "bad_steps": after.bad_steps,
             "skipped_steps": after.skipped_steps,
         }
+        if smoothed is not None:
+            report["smooth_loss"] = after.smooth_loss
         return after, report
 
     return step

@@ -57,8 +57,10 @@ class Trained:
         step = make_eval_step(
             experiment.model, experiment.objective, prepare=experiment.data.prepare_batch
         )
-        size = experiment.eval_batch_size
-        return evaluate(jax.jit(step), self.variables, experiment.model, data, split, size)
+        size, how = experiment.eval_batch_size, experiment.transcription
+        model = experiment.model
+        transcribe = how.compiled(model) if how else None
+        return evaluate(jax.jit(step), self.variables, model, data, split, size, transcribe)
 
 
 def restore(

@@ -40,6 +40,8 @@ class TrainingLog:
         values = metrics.means(dict(zip(self._run.metric_names, report["metrics"])))
         values["learning_rate"] = float(report["learning_rate"])
         values["skipped_steps"] = int(report["skipped_steps"])
+        if "smooth_loss" in report:
+            values["smooth_loss"] = float(report["smooth_loss"])
         self._writer.metrics(step, "train", values)
         examples = rate * self._run.batches.batch_size
         self._writer.timing(step, "train", steps_per_second=rate, examples_per_second=examples)

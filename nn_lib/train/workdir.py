@@ -16,11 +16,12 @@ from nn_lib.data.text import Vocabulary
 from nn_lib.train import codec
 from nn_lib.train.config import Experiment, conflicts
 
-CONFIG, DATA, METRICS, TIMINGS, SUMMARY, CHECKPOINTS = (
+CONFIG, DATA, METRICS, TIMINGS, SAMPLES, SUMMARY, CHECKPOINTS = (
     "config.json",
     "data.json",
     "metrics.jsonl",
     "timings.jsonl",
+    "samples.jsonl",
     "summary.json",
     "checkpoints",
 )
@@ -35,16 +36,18 @@ class DataFacts:
     fingerprint: int
     class_names: tuple[str, ...] | None
     vocabulary: Vocabulary | None
+    target_vocabulary: Vocabulary | None = None
 
     @classmethod
     def of(cls, data: DataSet) -> "DataFacts":
-        return cls(data.fingerprint(), data.class_names, data.vocabulary)
+        return cls(data.fingerprint(), data.class_names, data.vocabulary, data.target_vocabulary)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "fingerprint": self.fingerprint,
             "class_names": self.class_names and list(self.class_names),
-            "vocabulary": self.vocabulary and list(self.vocabulary.characters),
+            "vocabulary": self.vocabulary and self.vocabulary.to_json(),
+            "target_vocabulary": self.target_vocabulary and self.target_vocabulary.to_json(),
         }
 
 
@@ -109,11 +112,12 @@ def read_facts(workdir: str | Path) -> DataFacts:
     """The class names and vocabulary that the run of a work directory was trained with."""
     data = _read_json(Path(workdir).expanduser() / DATA)
     with _damaged(workdir, DATA):
-        names, characters = data["class_names"], data["vocabulary"]
+        names = data["class_names"]
         return DataFacts(
             fingerprint=data["fingerprint"],
             class_names=names and tuple(names),
-            vocabulary=characters and Vocabulary(tuple(characters)),
+            vocabulary=Vocabulary.from_json(data["vocabulary"]),
+            target_vocabulary=Vocabulary.from_json(data.get("target_vocabulary")),
         )
 
 

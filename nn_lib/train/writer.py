@@ -24,7 +24,9 @@ class Writer:
 
         self._metrics = workdir / files.METRICS
         self._timings = workdir / files.TIMINGS
+        self._samples = workdir / files.SAMPLES
         files.drop_lines_after(self._metrics, start)
+        files.drop_lines_after(self._samples, start)
         self._events = SummaryWriter(str(workdir), purge_step=start + 1, write_to_disk=True)
 
     def metrics(self, step: int, split: str, values: dict[str, float]) -> None:
@@ -39,6 +41,10 @@ class Writer:
         """One line of how long something took; `values` in seconds or per second."""
         rounded = {name: round(value, 6) for name, value in values.items()}
         _append(self._timings, {"step": step, "event": event, **rounded})
+
+    def sample(self, step: int, text: str) -> None:
+        """One line of what a language model writes."""
+        _append(self._samples, {"step": step, "text": text})
 
     def close(self) -> None:
         self._events.close()

@@ -1,4 +1,4 @@
-"""`python_docs`: the language reference that every Python carries, as a character corpus."""
+"""`python_docs`, the language reference that every Python carries, and `hello`: corpora."""
 
 import platform
 
@@ -34,6 +34,24 @@ class PythonDocs(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, text):
         yield 0, {"text": text}
+
+
+class Hello(tfds.core.GeneratorBasedBuilder):
+    """The word of the lectures' first language model: four letters, each to predict the next."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        return self.dataset_info_from_configs(
+            description="hello",
+            features=tfds.features.FeaturesDict({"text": tfds.features.Text()}),
+        )
+
+    def _split_generators(self, dl_manager):
+        return {name: self._generate_examples() for name in ("train", "validation")}
+
+    def _generate_examples(self):
+        yield 0, {"text": "hello"}
 
 
 def language_reference() -> str:

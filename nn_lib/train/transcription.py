@@ -1,0 +1,61 @@
+"""What an encoder-decoder writes by itself, against what it should have written.
+
+The metrics of an objective see the true tokens before each one; these do not.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from nn_lib import metrics
+from nn_lib.data.text import END, Vocabulary
+from nn_lib.decoding import transcribe
+
+
+@dataclasses.dataclass(frozen=True)
+class Transcription:
+    """How an evaluation decodes.
+
+    Attributes:
+      beam: sequences kept in a beam search; 1 is greedy.
+      length_penalty: alpha of the beam's ranking (Wu et al. 2016).
+      max_length: tokens at which a sequence that has not ended is cut.
+    """
+
+    beam: int = 1
+    length_penalty: float = 0.0
+    max_length: int = 100
+
+    def compiled(self, model) -> Callable:
+        """`(variables, inputs, mask) -> Decoded`, jitted."""
+        options = dataclasses.asdict(self)
+        return jax.jit(functools.partial(transcribe, model, **options))
+
+
+class Comparison:
+    """Collects what was written and what was wanted; a source may have several right answers."""
+
+    def __init__(self, vocabulary: Vocabulary):
+        self._vocabulary = vocabulary
+        self._written: dict[bytes, np.ndarray] = {}
+        self._wanted: dict[bytes, list[np.ndarray]] = {}
+
+    def add(self, batch: dict, decoded) -> None:
+        """A batch of sources and targets, and the `Decoded` of the sources."""
+        tokens, lengths = np.asarray(decoded.tokens[:, 0]), np.asarray(decoded.lengths[:, 0])
+        end = self._vocabulary.tokens.index(END)
+        for row in np.flatnonzero(batch["mask"]):
+            source = batch["inputs"][row][batch["input_mask"][row]].tobytes()
+            target = batch["targets"][row][batch["target_mask"][row]][:-1]
+            written = tokens[row, : lengths[row]]
+            self._written[source] = written[:-1] if written[-1] == end else written
+            self._wanted.setdefault(source, []).append(target)
+
+    def metrics(self) -> dict[str, metrics.Pair]:
+        """Of the sources: see `metrics.transcription`."""
+        pairs = [(self._written[source], wanted) for source, wanted in self._wanted.items()]
+        bleu = self._vocabulary.unit == "words"
+        return metrics.transcription(pairs, self._vocabulary.decode if bleu else None)
