@@ -41,9 +41,9 @@ def get_config(arg: str = "bahdanau") -> Experiment:
             name="adam", learning_rate=4e-3, schedule="cosine", clip_norm=1.0
         ),
         batch_size=128,
-        num_steps=6_000,
+        num_steps=4_000,
         eval_every=500,
-        checkpoint_every=1_000,
+        checkpoint_every=500,
         log_every=100,
         transcription=Transcription(max_length=8),
         select_by="sequence_error_rate",

@@ -9,6 +9,7 @@ python -m experiments.generate --workdir=runs/addition --input=sums.txt --beam=5
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -51,12 +52,7 @@ def main() -> None:
     given = read_texts()
     if facts.target_vocabulary is not None:
         transcribe(trained, given)
-    elif (
-        trained.experiment.model.apply(
-            trained.variables, texts.encode_texts(trained, given[:1])[0]
-        ).ndim
-        == 3
-    ):
+    elif texts.is_tagger(trained):
         for pairs in texts.tag_texts(trained, given):
             print("\n".join(f"{token}\t{tag}" for token, tag in pairs), end="\n\n")
     else:
@@ -93,7 +89,7 @@ def go_on(trained) -> None:
 
 def transcribe(trained, given: list[str]) -> None:
     """An encoder-decoder writes; with --beam=K its K best, with their log probabilities."""
-    options = {"beam": BEAM.value, "length_penalty": LENGTH_PENALTY.value}
+    options: dict[str, Any] = {"beam": BEAM.value, "length_penalty": LENGTH_PENALTY.value}
     found = texts.write_texts(trained, given, max_length=min(LENGTH.value, 500), **options)
     for text, written in zip(given, found):
         for one in written:

@@ -10,6 +10,7 @@ from absl import flags
 from experiments import command_line
 from experiments.tables import metrics_table
 from nn_lib.train import fit
+from nn_lib.train.workdir import read_facts
 
 CONFIG = command_line.define_config()
 WORKDIR = flags.DEFINE_string("workdir", "", "Where the run lives; the same again continues it.")
@@ -29,8 +30,11 @@ def main() -> None:
 def _next_commands(workdir: Path, summary: dict) -> list[str]:
     split = "test" if "test" in summary else "validation"
     evaluate = f"python -m experiments.evaluate --workdir={workdir} --split={split}"
-    if any("bits_per_character" in v for v in summary.values() if isinstance(v, dict)):
-        return [f"python -m experiments.generate --workdir={workdir} --length=500", evaluate]
+    facts = read_facts(workdir)
+    if facts.vocabulary is not None:
+        goes_on = facts.class_names is None and facts.target_vocabulary is None
+        rest = "--length=500" if goes_on else "--prompt=TEXT"
+        return [f"python -m experiments.generate --workdir={workdir} {rest}", evaluate]
     character_model = "--config=configs/char_lm.py --workdir=runs/char_lm"
     return [evaluate, f"python -m experiments.train {character_model}"]
 

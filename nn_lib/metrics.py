@@ -6,6 +6,7 @@ no mean, such as R^2, accumulates an array of sums and has its last formula in `
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -148,7 +149,7 @@ def transcription(pairs, decode: Callable | None = None) -> dict[str, tuple[floa
         from sacrebleu import corpus_bleu  # slow to import
 
         most = max(len(right) for _, right in pairs)
-        references = [
+        references: list[Any] = [
             [decode(right[i]) if i < len(right) else None for _, right in pairs]
             for i in range(most)
         ]

@@ -8,6 +8,7 @@ import pytest
 
 from configs import cifar10
 from nn_lib.data import builders, images
+from nn_lib.data.builders import python_tokens
 from nn_lib.models import VGG, ResNet
 from nn_lib.objectives import next_token
 from nn_lib.train import fit
@@ -25,7 +26,7 @@ REST = [pytest.param(*pair, marks=pytest.mark.slow) for pair in CONFIGS if pair 
 
 @pytest.mark.parametrize(("module", "variant"), [*FIRST, *REST])
 def test_every_config_takes_one_shrunk_step(
-    module, variant, few_examples_to_remember, generated_images
+    module, variant, few_examples_to_remember, generated_images, few_words
 ):
     config = module.get_config(variant)
     if module.__name__ in SMALLER:  # prepared sets, and networks that take minutes to compile
@@ -38,13 +39,18 @@ def test_every_config_takes_one_shrunk_step(
     if module.__name__ == "configs.mnist":  # needs a prepared set; digits have its kind of images
         config.data.name = "digits"
         config.data.prepare = upscale_rows if variant == "rows" else upscale
-    if config.data.name.startswith(("adding", "copy_memory")):
+    if config.data.name.startswith(("add", "copy_memory", "python_tokens")):
         config.data.data_dir = few_examples_to_remember
+    if module.__name__ == "configs.pronunciation":  # needs a dictionary
+        config.data.path = few_words
     if config.objective is next_token:
         config.model = config.model.clone(cell=config.model.cell.clone(features=4))
-        config.data.sequence_length = 8
-    config = dataclasses.replace(config, batch_size=4, num_steps=1, eval_every=0, log_every=1)
-    if config.objective is not next_token:
+        config.data.sequence_length = min(8, config.data.sequence_length)
+    batch_size = min(4, config.batch_size)
+    config = dataclasses.replace(
+        config, batch_size=batch_size, num_steps=1, eval_every=0, log_every=1
+    )
+    if config.objective is not next_token and config.data.path is None:
         config.data.train_split = "train[:8]"
     config.data.validation_split = ""
     config.evaluate_with = "last"
@@ -60,9 +66,18 @@ def test_every_config_takes_one_shrunk_step(
 def few_examples_to_remember(tmp_path_factory):
     """Data sets that take seconds to make, made small, in a folder of their own."""
     with pytest.MonkeyPatch.context() as patch:
-        for builder in (builders.Adding, builders.CopyMemory):
+        for builder in (builders.Adding, builders.CopyMemory, builders.Addition):
             patch.setattr(builder, "SIZES", [(split, 20) for split, _ in builder.SIZES])
+        patch.setattr(python_tokens, "MODULES", ("abc", "token"))
         yield str(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="module")
+def few_words(tmp_path_factory):
+    """A dictionary of a few words, and its path."""
+    file = tmp_path_factory.mktemp("words") / "cmudict"
+    file.write_text("".join(f"a{'b' * n} AH{n % 3}{' B' * n}\n" for n in range(60)))
+    return str(file)
 
 
 def upscale(images):

@@ -1,15 +1,22 @@
 """min-char-rnn on "hello": its loss, its gradients, its update, its clipping, by the framework."""
 
+import dataclasses
+import functools
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from configs import min_char_rnn
 from nn_lib.models import CharLM
 from nn_lib.objectives import next_token
 from nn_lib.optim import OptimizerConfig, build_optimizer
 from nn_lib.recurrent import VanillaCell, from_equations, to_equations
+from nn_lib.train import fit
+from nn_lib.train.run import Run
 from tests.conftest import F
 
 MODEL = CharLM(4, VanillaCell(3))
@@ -109,3 +116,123 @@ def test_the_smooth_loss_begins_at_that_of_chance(vocabulary, expected):
     }
     loss, *_ = next_token(model, variables, batch, {}, model.initialize_carry(1), True)
     np.testing.assert_allclose(25 * loss, expected, rtol=1e-6)
+
+
+def listing(data, steps, hidden, length):
+    """The corrected listing in NumPy: yields (p, loss, smooth loss) and ends with its matrices."""
+    characters = sorted(set(data))
+    V, H = len(characters), hidden
+    number = {ch: i for i, ch in enumerate(characters)}
+    rng = np.random.RandomState(0)
+    w = {
+        "Wxh": rng.randn(H, V) * 0.01,
+        "Whh": rng.randn(H, H) * 0.01,
+        "Why": rng.randn(V, H) * 0.01,
+        "bh": np.zeros((H, 1)),
+        "by": np.zeros((V, 1)),
+    }
+    first = {name: value.copy() for name, value in w.items()}
+    memory = {name: np.zeros_like(value) for name, value in w.items()}
+    smooth, p, history = -np.log(1 / V) * length, 0, []
+    for n in range(steps):
+        if p + length + 1 >= len(data) or n == 0:
+            hprev, p = np.zeros((H, 1)), 0
+        inputs = [number[ch] for ch in data[p : p + length]]
+        targets = [number[ch] for ch in data[p + 1 : p + length + 1]]
+        xs, hs, ps, loss = {}, {-1: hprev}, {}, 0.0
+        for t in range(length):
+            xs[t] = np.zeros((V, 1))
+            xs[t][inputs[t]] = 1
+            hs[t] = np.tanh(w["Wxh"] @ xs[t] + w["Whh"] @ hs[t - 1] + w["bh"])
+            y = w["Why"] @ hs[t] + w["by"]
+            ps[t] = np.exp(y) / np.sum(np.exp(y))
+            loss += -np.log(ps[t][targets[t], 0])
+        d = {name: np.zeros_like(value) for name, value in w.items()}
+        dhnext = np.zeros((H, 1))
+        for t in reversed(range(length)):
+            dy = np.copy(ps[t])
+            dy[targets[t]] -= 1
+            d["Why"] += dy @ hs[t].T
+            d["by"] += dy
+            dhraw = (1 - hs[t] * hs[t]) * (w["Why"].T @ dy + dhnext)
+            d["bh"] += dhraw
+            d["Wxh"] += dhraw @ xs[t].T
+            d["Whh"] += dhraw @ hs[t - 1].T
+            dhnext = w["Whh"].T @ dhraw
+        hprev = hs[length - 1]
+        smooth = smooth * 0.999 + loss * 0.001
+        history.append((p, loss, smooth))
+        for name in w:
+            g = np.clip(d[name], -5, 5)
+            memory[name] += g * g
+            w[name] += -0.1 * g / np.sqrt(memory[name] + 1e-8)
+        p += length
+    return first, w, history
+
+
+def test_two_hundred_updates_of_the_config_are_those_of_the_listing(x64, tmp_path):
+    """Data order, carried state, loss, smooth loss and every matrix; 103 windows, so it wraps."""
+    text = "".join("the quick brown fox jumps over the lazy dog; "[i * i % 45] for i in range(2601))
+    (tmp_path / "text.txt").write_text(text)
+    config = min_char_rnn.get_config("text")
+    config.model = config.model.clone(cell=config.model.cell.clone(features=10))
+    config.data = dataclasses.replace(
+        config.data,
+        path=str(tmp_path / "text.txt"),
+        train_split="0:100",
+        test_split="",
+        validation_split="",
+    )
+    config.sample_every, config.num_steps, config.log_every = 0, 200, 1
+    run = Run.prepare(config)
+    first, last, history = listing(text, 200, 10, 25)
+    assert [p for p, _, _ in history].count(0) == 2
+    state = run.initial_state
+    cell = {"W_xh": first["Wxh"], "W_hh": first["Whh"], "b_h": first["bh"][:, 0]}
+    params = {
+        "recurrent": {
+            "layers_0": {"cell": from_equations(run.experiment.model.cell, **cell)["params"]}
+        },
+        "output": {"kernel": first["Why"].T, "bias": first["by"][:, 0]},
+    }
+    as_float64 = functools.partial(jax.tree.map, lambda leaf: jnp.asarray(leaf, jnp.float64))
+    params = as_float64(params)
+    optimizer, _ = build_optimizer(run.experiment.optimizer)
+    state = state.replace(
+        params=params, opt_state=optimizer.init(params), carry=as_float64(state.carry)
+    )
+    for step, (p, loss, smooth) in enumerate(history):
+        batch = run.batches.at(step)
+        assert run.data.vocabulary.decode(batch["inputs"][0]) == text[p : p + 25]
+        state, report = run.train_step(state, batch)
+        mean = dict(zip(run.metric_names, report["metrics"]))["loss"]
+        np.testing.assert_allclose(mean[0], loss, rtol=1e-5)
+        np.testing.assert_allclose(report["smooth_loss"], smooth, rtol=1e-5)
+    found = in_symbols(state.params)
+    for name in ("Wxh", "Whh", "Why"):
+        np.testing.assert_allclose(found[name], last[name], rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(found["by"], last["by"][:, 0], rtol=1e-6, atol=1e-8)
+
+
+def test_the_config_begins_as_the_listing_does():
+    config = min_char_rnn.get_config("text")
+    model = config.model.clone(vocab_size=65)
+    variables = model.init(jax.random.key(0), np.zeros((1, 25), np.int32))
+    leaves = jax.tree.leaves_with_path(variables)
+    assert sum(leaf.size for _, leaf in leaves) == 23_165
+    for path, leaf in leaves:
+        if "bias" in jax.tree_util.keystr(path):
+            assert not np.any(leaf)
+        else:
+            np.testing.assert_allclose(leaf.std(), 0.01, rtol=0.05)
+    assert (config.batch_size, config.reduction, config.smooth_loss) == (1, "sum", 0.999)
+    assert config.data.sequence_length == 25 and config.sample_length == 200
+
+
+def test_hello_is_learned_to_certainty(tmp_path):
+    summary = fit(min_char_rnn.get_config("hello"), tmp_path, quiet=True)
+    assert summary["validation"]["accuracy"] == 1
+    assert summary["validation"]["loss"] < 0.01
+    samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert [sample["step"] for sample in samples] == [100, 200, 300, 400, 500]
+    assert samples[-1]["text"] == "ello"

@@ -71,7 +71,7 @@ class Sequences:
     def buckets(self) -> np.ndarray:
         """Of every example, the smallest that holds both of its lengths."""
         found = np.searchsorted(self.edges, self.inputs.lengths)
-        if self.kind == "pairs":
+        if isinstance(self.labels, Ragged) and self.kind == "pairs":
             found = np.maximum(found, np.searchsorted(self.target_edges, self.labels.lengths))
         return found
 

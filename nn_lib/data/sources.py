@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from nn_lib.checks import UserError, check_choice
+from nn_lib.checks import UserError, check_choice, nearest
 from nn_lib.data import tfds_source
 from nn_lib.data.examples import read_examples
 from nn_lib.data.sequences import encode_tables
-from nn_lib.data.tables import Table, read_tables
+from nn_lib.data.tables import LAYOUTS, Table, read_tables
 from nn_lib.data.text import UNITS, Vocabulary, read_corpus
 
 
@@ -37,12 +37,14 @@ class DataConfig:
       alphabet: the characters that the model knows; '' takes those that occur.
       min_count: how often a token must occur to have a number of its own; words that occur less
         often in training, or not at all, share that of the unknown word.
+      distinct: keep a text that occurs twice in one split, so that no evaluation meets a text of
+        training; otherwise the rows of a table are split one by one.
       max_length: tokens that a text may have; 0 for any number.
       buckets: lengths that texts are padded to, at equal shares of the examples.
       train_split: TFDS split expression such as 'train[:90%]'; None takes the data set's own
         split, less the last tenth where there is none for validation. For text at `path` a range
         of its characters in per cent, '0:90' for example, and for a table one of its texts in a
-        fixed random order, in which the same text is never in two splits.
+        fixed random order.
       validation_split: likewise; '' means none.
       test_split: likewise, None where the data set has none; only the final evaluation reads its
         examples (of a text, its characters are in the vocabulary).
@@ -72,6 +74,7 @@ class DataConfig:
     normalize: Callable | None = None
     alphabet: str = ""
     min_count: int = 1
+    distinct: bool = True
     max_length: int = 0
     buckets: int = 4
     train_split: str | None = None
@@ -145,6 +148,10 @@ def load(config: DataConfig) -> DataSet:
       UserError: an unknown name (with the nearest ones), a data set that is not prepared, a text
         that is missing, empty or not in its encoding, a split that does not exist.
     """
+    if config.layout not in ("text", *LAYOUTS):
+        raise UserError(
+            f"data.layout {config.layout!r} is unknown; {nearest(config.layout, LAYOUTS)}"
+        )
     if config.path == "":
         raise UserError("data.path is empty; name a text file or folder, or leave it out")
     if config.path is not None and config.layout != "text":
@@ -247,6 +254,8 @@ def _cut_tables(config: DataConfig, tables: dict[str, Table]) -> dict[str, Table
             defaults = {"train": "0:90", "validation": "90:100"}
             ranges = _ranges(config, defaults, only=("train", "validation"))
     texts = _normalized(whole, config.normalize).texts
+    if not config.distinct:
+        texts = list(enumerate(texts))
     distinct = list(dict.fromkeys(texts))
     place = dict(zip(distinct, np.random.default_rng(0).permutation(len(distinct)).tolist()))
     at = np.array([place[text] for text in texts])

@@ -57,7 +57,7 @@ class NameRNN(nn.Module):
     features: int = 128
 
     @nn.compact
-    def __call__(self, inputs: jax.Array, mask: jax.Array | None = None, train: bool = False):
+    def __call__(self, inputs, mask=None, train=False):
         letters = jnp.eye(self.vocab_size)[inputs]
         _, outputs = RNN(TutorialCell(self.features, outputs=self.num_classes))(letters, mask=mask)
         return last_step(outputs, mask)

@@ -7,7 +7,6 @@ Yu 2015, "Bidirectional LSTM-CRF models for sequence tagging", its form without 
 import dataclasses
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from nn_lib.layers.activations import at_least_float32
@@ -33,7 +32,7 @@ class SequenceTagger(nn.Module):
     dropout: float = 0.2
 
     @nn.compact
-    def __call__(self, inputs: jax.Array, mask: jax.Array | None = None, train: bool = False):
+    def __call__(self, inputs, mask=None, train=False):
         if self.embedding:
             x = nn.Embed(self.vocab_size, self.embedding)(inputs)
         else:

@@ -8,7 +8,6 @@ import dataclasses
 from collections.abc import Sequence
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from nn_lib.checks import check_choice
@@ -96,7 +95,8 @@ class TextClassifier(nn.Module):
       encoder: one of the above, or any module `([B, T, F], mask, train) -> [B, D]`.
       vocab_size: None is filled in from the data, as `num_classes`.
       embedding: width of the token vectors; 0 reads one-hot vectors.
-      dropout: of the token vectors and of what the encoder makes of them.
+      dropout: of what the encoder makes of the token vectors.
+      embedding_dropout: of the token vectors.
     """
 
     encoder: nn.Module = dataclasses.field(default_factory=ConvOverTime)
@@ -104,16 +104,17 @@ class TextClassifier(nn.Module):
     num_classes: int | None = None
     embedding: int = 100
     dropout: float = 0.5
+    embedding_dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, inputs: jax.Array, mask: jax.Array | None = None, train: bool = False):
+    def __call__(self, inputs, mask=None, train=False):
         if mask is None:
             mask = jnp.ones(inputs.shape, bool)
         if self.embedding:
             x = nn.Embed(self.vocab_size, self.embedding)(inputs)
         else:
             x = jnp.eye(self.vocab_size)[inputs]
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = nn.Dropout(self.embedding_dropout, deterministic=not train)(x)
         x = self.encoder(x, mask, train=train)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         if self.num_classes is not None:

@@ -25,13 +25,14 @@ def evaluate(
     `(variables, inputs, mask) -> Decoded`, what it writes is measured too.
     """
     measured, carry = [], None
-    comparison = Comparison(data.target_vocabulary) if transcribe else None
+    vocabulary = data.target_vocabulary
+    comparison = Comparison(vocabulary) if transcribe and vocabulary else None
     for batch in evaluation_batches(data, split, batch_size):
         if carry is None and data.sequence_length:
             carry = model.initialize_carry(len(batch["inputs"]))
         pairs, carry = eval_step(variables, batch, carry)
         measured.append(pairs)
-        if comparison is not None:
+        if transcribe and comparison:
             comparison.add(batch, transcribe(variables, batch["inputs"], batch["input_mask"]))
     found = metrics.add(jax.device_get(measured))
-    return found | comparison.metrics() if comparison is not None else found
+    return found | comparison.metrics() if comparison else found

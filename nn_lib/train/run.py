@@ -129,6 +129,7 @@ class Run:
             seed=step,
             carry=carry,
         )
+        assert self.data.vocabulary is not None
         return self.data.vocabulary.decode(np.concatenate(list(tokens)))
 
     def measure(self, state: TrainState, split: str) -> dict[str, tuple]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,7 @@ def classify_texts(
 ) -> list[list[tuple[str, float]]]:
     """The likeliest classes of each text with their probabilities, the likeliest first."""
     tokens, mask = encode_texts(trained, texts)
-    logits = trained.experiment.model.apply(trained.variables, tokens, mask=mask)
+    logits: Any = trained.experiment.model.apply(trained.variables, tokens, mask=mask)
     probabilities = np.asarray(jax.nn.softmax(logits))
     names = trained.facts.class_names or ()
     best = np.argsort(-probabilities, axis=-1, kind="stable")[:, :top]
@@ -47,13 +48,20 @@ def classify_texts(
 def tag_texts(trained: Trained, texts: Sequence[str]) -> list[list[tuple[str, str]]]:
     """(token, its likeliest tag) of every token of each text."""
     tokens, mask = encode_texts(trained, texts)
-    logits = trained.experiment.model.apply(trained.variables, tokens, mask=mask)
+    logits: Any = trained.experiment.model.apply(trained.variables, tokens, mask=mask)
     best = np.asarray(jnp.argmax(logits, axis=-1))
     names = trained.facts.class_names or ()
     return [
         [(piece, names[tag]) for piece, tag in zip(_pieces(trained, text), row)]
         for text, row in zip(texts, best)
     ]
+
+
+def is_tagger(trained: Trained) -> bool:
+    """Whether the model gives every token a class, rather than every text."""
+    model, example = trained.experiment.model, jnp.zeros((1, 3), jnp.int32)
+    logits: Any = jax.eval_shape(lambda v: model.apply(v, example), trained.variables)
+    return logits.ndim == 3
 
 
 def write_texts(
@@ -67,11 +75,16 @@ def write_texts(
     """The `beam` best sequences for each source, the best first."""
     if beam < 1 or max_length < 1:
         raise UserError(f"beam and length must be above 0, got {beam} and {max_length}")
-    model, variables = trained.experiment.model, trained.variables
-    tokens, mask = encode_texts(trained, texts)
+    model: Any = trained.experiment.model
+    variables = trained.variables
+    tokens, mask = map(jnp.asarray, encode_texts(trained, texts))
     vocabulary = trained.facts.target_vocabulary
     assert vocabulary is not None
-    options = {"beam": beam, "length_penalty": length_penalty, "max_length": max_length}
+    options: dict[str, Any] = {
+        "beam": beam,
+        "length_penalty": length_penalty,
+        "max_length": max_length,
+    }
     found = jax.jit(lambda v: transcribe(model, v, tokens, mask, **options))(variables)
     best = found.tokens[:, 0]
     aligned = model.apply(variables, tokens, best, mask, method="align")

@@ -54,7 +54,7 @@ class Comparison:
             self._written[source] = written[:-1] if written[-1] == end else written
             self._wanted.setdefault(source, []).append(target)
 
-    def metrics(self) -> dict[str, metrics.Pair]:
+    def metrics(self) -> dict[str, tuple[float, float]]:
         """Of the sources: see `metrics.transcription`."""
         pairs = [(self._written[source], wanted) for source, wanted in self._wanted.items()]
         bleu = self._vocabulary.unit == "words"
