@@ -54,7 +54,7 @@ def main() -> None:
                     failures += found.startswith("failed")
                     print(f"  {found}", file=sys.stderr, flush=True)
                     continue
-                measured[row.name] = found
+                measured[row.key] = found
                 shown = ", ".join(row.written(value) for value in found.values)
                 print(f"  {row.split} {row.metric} {shown}", file=sys.stderr, flush=True)
         finally:

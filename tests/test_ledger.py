@@ -54,7 +54,7 @@ def test_every_header_of_the_project_can_be_read_and_its_variants_exist():
 
     sources = [*(ROOT / "configs").glob("[!_]*.py"), ROOT / "experiments" / "shallow.py"]
     rows = ledger.promises(sources)
-    assert len({row.name for row in rows}) == len(rows) > 10
+    assert len({row.key for row in rows}) == len(rows) > 10
     for row in rows:
         if row.source.parent.name == "configs":
             runpy.run_path(str(row.source))["get_config"](row.variant)

@@ -38,6 +38,7 @@ class Promise:
       percent: whether it is written in per cent.
       seeds: how many runs are measured.
       flags: further flags, where $NAME stands for an environment variable.
+      again: another metric of the runs of a row above.
     """
 
     source: Path
@@ -48,11 +49,17 @@ class Promise:
     percent: bool
     seeds: int
     flags: tuple[str, ...]
+    again: bool = False
 
     @property
     def name(self) -> str:
-        """'mnist1d_paper:cnn' and the flags, also the key of its measurement."""
+        """'mnist1d_paper:cnn' and the flags: which runs are measured."""
         return " ".join([f"{self.source.stem}:{self.variant}", *self.flags])
+
+    @property
+    def key(self) -> str:
+        """Of its measurement: the name, and the metric where it is not the first of its runs."""
+        return f"{self.name} ({self.split} {self.metric})" if self.again else self.name
 
     def written(self, value: float) -> str:
         """The value as the table shows it."""
@@ -97,12 +104,15 @@ def promises(sources: Iterable[Path]) -> list[Promise]:
                 rows.append(line.strip())
             elif rows:
                 break
-        found += [_promise(source, row) for row in rows]
+        for row in rows:
+            promise = _promise(source, row)
+            again = promise.name in {other.name for other in found}
+            found.append(dataclasses.replace(promise, again=again))
     return found
 
 
 def read(file: Path) -> dict[str, Measurement]:
-    """The measurements by the names of their rows; none where there is no file yet."""
+    """The measurements by the keys of their rows; none where there is no file yet."""
     if not file.exists():
         return {}
     records = json.loads(file.read_text(encoding="utf-8"))
@@ -126,7 +136,7 @@ def as_table(rows: Iterable[Promise], measured: Mapping[str, Measurement]) -> st
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        found = measured.get(row.name)
+        found = measured.get(row.key)
         metric = f"{row.split} {row.metric.replace('_', ' ')}"
         expected = row.written(row.expected)
         if found is None:
