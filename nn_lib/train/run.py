@@ -118,13 +118,14 @@ class Run:
     def sample(self, state: TrainState, step: int) -> str:
         """What a language model writes from its state before batch number `step`."""
         batch = self.batches.at(step)
+        first = int(np.argmax(batch["mask"][0]))  # what lies before the text is masked
         carry = None
-        if not batch["reset"][0, 0]:
+        if not batch["reset"][0, first]:
             carry = jax.tree.map(lambda leaf: leaf[:1], state.carry)
         tokens = stream(
             self.experiment.model,
             state.evaluated,
-            batch["inputs"][0, :1],
+            batch["inputs"][0, first : first + 1],
             self.experiment.sample_length,
             seed=step,
             carry=carry,
