@@ -1,5 +1,6 @@
 """`fit` from end to end on small experiments, in this process."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ from nn_lib.train.interrupt import Interrupted
 from nn_lib.train.loop import Best
 from nn_lib.train.run import Run
 from nn_lib.train.training_log import Diverged
-from tests.small_runs import final_leaves, lines, small
+from tests.small_runs import final_leaves, lines, small, text_experiment
 
 NAN = float("nan")
 
@@ -295,3 +296,23 @@ def test_two_classes_may_be_told_apart_by_one_logit(tmp_path):
     )
     summary = fit(experiment, tmp_path, quiet=True)
     assert summary["test"]["accuracy"] == summary["test"]["exact"] > 0.95
+
+
+def test_samples_and_the_smooth_loss_go_on_where_they_stopped(tmp_path):
+    (tmp_path / "text").write_text("abcab dcba. " * 60)
+    whole, parts = (
+        dataclasses.replace(
+            text_experiment(tmp_path / "text", sample_every=2, sample_length=5, smooth_loss=0.9),
+            num_steps=steps,
+        )
+        for steps in (6, 3)
+    )
+    fit(whole, tmp_path / "whole", quiet=True)
+    fit(parts, tmp_path / "parts", quiet=True)
+    fit(whole, tmp_path / "parts", quiet=True)
+    samples = [(tmp_path / name / "samples.jsonl").read_text() for name in ("whole", "parts")]
+    assert samples[0] == samples[1]
+    assert [json.loads(line)["step"] for line in samples[0].splitlines()] == [2, 4, 6]
+    assert all(len(json.loads(line)["text"]) == 5 for line in samples[0].splitlines())
+    smooth = [[r.get("smooth_loss") for r in lines(tmp_path / n)] for n in ("whole", "parts")]
+    assert smooth[0][-2] == smooth[1][-2] != smooth[0][0]

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from hypothesis import given
 from hypothesis import strategies as st
-
-import tensorflow_datasets as tfds
 
 from nn_lib.checks import UserError
 from nn_lib.data import DataConfig, load
