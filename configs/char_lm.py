@@ -5,7 +5,7 @@ Data     python_docs, the language reference in every Python, no download; any t
          of them by --config.data.path=
 Command  python -m experiments.train --config=configs/char_lm.py --workdir=runs/char_lm
 Then     python -m experiments.generate --workdir=runs/char_lm --prompt='The ' --length=500
-Variants :lstm (default) :gru :vanilla, and :large, an LSTM of 512 units for three times as long
+Variants :lstm (default) :gru :vanilla, :stacked, two layers of 256, and :large, an LSTM of 512 units for three times as long
 Hardware 2 CPU cores, 10 minutes; :large half an hour
 Ledger   :lstm  validation bits_per_character 2.2  1 seed
          :lstm  validation bits_per_character 2.2  1 seed  --config.data.path=$DATA/text/tiny_shakespeare.txt
@@ -21,15 +21,17 @@ from nn_lib.recurrent import GRUCell, LSTMCell, VanillaCell
 from nn_lib.train import Experiment
 
 CELLS = {"lstm": LSTMCell, "gru": GRUCell, "vanilla": VanillaCell}
-VARIANTS = (*CELLS, "large")
+VARIANTS = (*CELLS, "stacked", "large")
 
 
 def get_config(arg: str = "lstm") -> Experiment:
     check_choice("configs/char_lm.py: variant", arg, VARIANTS)
     large = arg == "large"
-    cell = LSTMCell(512) if large else CELLS[arg](384)
+    cell = LSTMCell({"large": 512, "stacked": 256}[arg]) if arg not in CELLS else CELLS[arg](384)
     return Experiment(
-        model=CharLM(cell=cell, num_layers=1, dropout=0.4 if large else 0.2),
+        model=CharLM(
+            cell=cell, num_layers=2 if arg == "stacked" else 1, dropout=0.4 if large else 0.2
+        ),
         objective=next_token,
         data=DataConfig(name="python_docs", sequence_length=64),
         optimizer=OptimizerConfig(

@@ -5,7 +5,7 @@ Data     python_docs, no download; any text by --config.data.path=; the windows 
          through the text as in the listing, and the state is carried along
 Command  python -m experiments.train --config=configs/min_char_rnn.py --workdir=runs/min_char_rnn
 Then     python -m experiments.generate --workdir=runs/min_char_rnn --length=200 --temperature=1
-Variants :text (default), 30,000 steps with a sample of 200 characters every 1,000
+Variants :text (default), 30,000 steps with a sample of 200 characters every 100
          :hello, the word "hello" learned to certainty
 Hardware 2 CPU cores, 1 minute
 Ledger   :hello  validation loss 0.01  3 seeds
@@ -49,7 +49,7 @@ def get_config(arg: str = "text") -> Experiment:
         eval_every=0,
         checkpoint_every=10_000,
         log_every=100,
-        sample_every=1_000,
+        sample_every=100,
         sample_length=200,
         eval_batch_size=1,
         evaluate_with="last",

@@ -8,8 +8,8 @@ Command  python -m experiments.train --config=configs/tagging.py --workdir=runs/
 Then     python -m experiments.generate --workdir=runs/tagging --prompt='if x == 10:  # ten'
 Variants :lstm (default) :gru
 Hardware 2 CPU cores, 3 minutes
-Ledger   :lstm  test span_f1 95 %  1 seed
-         :lstm  test accuracy 95 %  1 seed
+Ledger   :lstm  test span_f1 95 %  3 seeds
+         :lstm  test accuracy 95 %  3 seeds
 """
 
 import functools

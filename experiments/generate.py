@@ -9,7 +9,6 @@ python -m experiments.generate --workdir=runs/addition --input=sums.txt --beam=5
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 
@@ -89,16 +88,26 @@ def go_on(trained) -> None:
 
 def transcribe(trained, given: list[str]) -> None:
     """An encoder-decoder writes; with --beam=K its K best, with their log probabilities."""
-    options: dict[str, Any] = {"beam": BEAM.value, "length_penalty": LENGTH_PENALTY.value}
-    found = texts.write_texts(trained, given, max_length=min(LENGTH.value, 500), **options)
+    picture = Path(PICTURE.value) if PICTURE.value else None
+    if picture and (picture.suffix != ".png" or not picture.absolute().parent.is_dir()):
+        raise UserError(f"--picture={picture}: expected a file.png in a folder that is there")
+    found = texts.write_texts(
+        trained,
+        given,
+        beam=BEAM.value,
+        length_penalty=LENGTH_PENALTY.value,
+        max_length=LENGTH.value,
+        aligned=picture is not None,
+    )
     for text, written in zip(given, found):
         for one in written:
-            print(f"{text}\t{one.text}\tlog P {one.log_probability:.4f}")
-    if PICTURE.value:
+            cut = "" if one.complete else f"\tcut at --length={LENGTH.value}"
+            print(f"{text}\t{one.text}\tlog P {one.log_probability:.4f}{cut}")
+    if picture:
         looked = [best for best, *_ in found if best.alignment is not None]
         if not looked:
             raise UserError("--picture draws where attention looked, and this model has none")
-        print(pictures.alignments(Path(PICTURE.value), looked[:6]))
+        print(pictures.alignments(picture, looked[:6]))
 
 
 def read_texts() -> list[str]:

@@ -31,8 +31,8 @@ RECORDS, PAGE = Path("docs/results.json"), Path("docs/results.md")
 INTRODUCTION = """# Measured results
 
 Made by `make results` from the `Ledger` lines in the headers of `configs/` and `experiments/`;
-the records are in `results.json`. Expected is what the source publishes or what we ask of
-ourselves, the spread a standard deviation over seeds. A time covers training, evaluation and
+the records are in `results.json`. Published is what others report; expected what we ask of
+ourselves; the spread a standard deviation over seeds. A time covers training, evaluation and
 saving, not the start of the process.
 
 """

@@ -248,6 +248,9 @@ def transduce(
     The metrics, of the targets and without smoothing, are `loss` (nats a token), `perplexity`,
     `accuracy`, and `exact`, the sequences with every token right, each given the true ones before.
     """
+    for name, share in (("smoothing", smoothing), ("sampling", sampling)):
+        if not 0 <= share <= 1:
+            raise UserError(f"transduce expects {name} from 0 to 1, got {share}")
     targets = batch["targets"]
     mask = batch["target_mask"] & batch["mask"][:, None]
     arguments = {"mask": batch["input_mask"]}
@@ -288,8 +291,10 @@ def _decode_with_own_tokens(model, variables, batch, rngs, sampling: float):
     def step(state, now):
         carry, token = state
         true, key = now
-        coin, draw = jax.random.split(key)
-        carry, logits = model.apply(variables, carry, token, memory, method="step")
+        coin, draw, drop = jax.random.split(key, 3)
+        carry, logits = model.apply(
+            variables, carry, token, memory, True, rngs={"dropout": drop}, method="step"
+        )
         own = jax.random.categorical(draw, jax.lax.stop_gradient(logits))
         use_own = jax.random.bernoulli(coin, sampling, own.shape)
         return (carry, jnp.where(use_own, own, true)), logits

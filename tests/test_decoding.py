@@ -121,6 +121,8 @@ def test_a_batch_is_decoded_as_its_texts_one_by_one_and_scored_alike(name, beam)
     variables = jax.tree.map(lambda leaf: 2 * leaf, model.init(KEY, SOURCES))
     options = {"max_length": 6, "beam": beam, "length_penalty": 0.6}
     together = jax.jit(lambda v: transcribe(model, v, SOURCES, MASK, **options))(variables)
+    if beam > 1:
+        assert int(together.lengths.min()) < 6  # some end by themselves
     for row, length in enumerate(LENGTHS):
         alone = transcribe(
             model,

@@ -34,19 +34,26 @@ def test_a_row_that_cannot_be_read_is_named(tmp_path):
         ledger.promises([source(tmp_path, ":cnn about 94 %")])
 
 
+PUBLISHED = (
+    ":a  test accuracy 90 %  3 seeds  published 93 %, A 2014",
+    ":a  test loss 0.5  3 seeds",
+)
+
+
 def test_measurements_are_kept_and_shown_with_their_spread(tmp_path):
-    file = source(tmp_path, ":a  test accuracy 90 %  3 seeds", ":b  test loss 0.5  1 seed")
+    file = source(tmp_path, *PUBLISHED, ":b  test loss 0.5  1 seed")
     rows = ledger.promises([file])
+    assert [row.key for row in rows] == ["some:a", "some:a (test loss)", "some:b"]
     found = ledger.Measurement((0.9, 0.92, 0.94), 130.0, 5210, "python -m x", "abc123", "2 cores")
     (tmp_path / "results.json").write_text(ledger.as_json({"some:a": found}))
     measured = ledger.read(tmp_path / "results.json")
     assert measured == {"some:a": found}
     lines = ledger.as_table(rows, measured).splitlines()
     assert lines[2] == (
-        "| `some:a` | 5,210 | test accuracy | 90.0 % | 92.0 % ± 2.0 % | 3 | 2.2 min | abc123 | "
-        "2 cores |"
+        "| `some:a` | 5,210 | test accuracy | 93 %, A 2014 | 90.0 % | 92.0 % ± 2.0 % | 3 | "
+        "2.2 min | abc123 | 2 cores |"
     )
-    assert "not measured yet" in lines[3]
+    assert all("not measured yet" in line for line in lines[3:])
 
 
 def test_every_header_of_the_project_can_be_read_and_its_variants_exist():

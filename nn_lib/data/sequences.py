@@ -175,7 +175,7 @@ def encode_tables(
         class_names = train.class_names or _class_names(train)
         number = {name: index for index, name in enumerate(class_names)}
         for split, table in tables.items():
-            labels[split] = _labels(table, number)
+            labels[split] = _labels(table, cut[split], number)
         sizes["num_classes"] = len(class_names)
     edges, target_edges = _edges(inputs, labels if kind == "pairs" else {}, buckets)
     splits = {
@@ -214,6 +214,13 @@ def _epoch_order(split: Sequences, seed: int, epoch: int, batch_size: int) -> np
 
 
 def _cut(texts: list, unit: str) -> list[Sequence[str]]:
+    come_cut = (token for text in texts if not isinstance(text, str) for token in text)
+    longer = next((token for token in come_cut if len(token) > 1), None)
+    if unit == "characters" and longer is not None:
+        raise UserError(
+            f"data.unit is 'characters', but the texts come cut into words such as {longer!r}; set "
+            "it to words"
+        )
     cut: Callable = Vocabulary((), unit).cut
     return [cut(text) if isinstance(text, str) else text for text in texts]
 
@@ -262,9 +269,9 @@ def _class_names(train: Table) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def _labels(table: Table, number: dict[str, int]) -> np.ndarray | Ragged:
+def _labels(table: Table, texts, number: dict[str, int]) -> np.ndarray | Ragged:
     rows = []
-    for text, target, place in zip(table.texts, table.targets, table.places):
+    for text, target, place in zip(texts, table.targets, table.places):
         tags = (target,) if table.kind == "classes" else target
         for tag in tags:
             if tag not in number:
@@ -273,7 +280,9 @@ def _labels(table: Table, number: dict[str, int]) -> np.ndarray | Ragged:
                     f"{', '.join(list(number)[:20])}"
                 )
         if table.kind == "tags" and len(tags) != len(text):
-            raise UserError(f"{place}: {len(text)} tokens, but {len(tags)} tags")
+            raise UserError(
+                f"{place}: {len(text)} tokens, but {len(tags)} tags; is data.unit right?"
+            )
         rows.append(np.array([number[tag] for tag in tags], np.int32))
     return np.concatenate(rows) if table.kind == "classes" else Ragged.of(rows)
 

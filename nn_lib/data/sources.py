@@ -33,12 +33,14 @@ class DataConfig:
       unit: what texts with labels, tags or targets are cut into, 'characters' or 'words' (at white
         space).
       target_unit: likewise for the targets of pairs.
+      features: of a TFDS set that does not say so itself, its (text, target), `('tokens', 'ner')`
+        for example.
       normalize: `str -> str` on every such text, before it is cut; sources of pairs, not targets.
       alphabet: the characters that the model knows; '' takes those that occur.
       min_count: how often a token must occur to have a number of its own; words that occur less
         often in training, or not at all, share that of the unknown word.
-      distinct: keep a text that occurs twice in one split, so that no evaluation meets a text of
-        training; otherwise the rows of a table are split one by one.
+      distinct: where one table is cut into splits, keep a text that occurs twice in one of them,
+        so that no evaluation meets a text of training; otherwise its rows are split one by one.
       max_length: tokens that a text may have; 0 for any number.
       buckets: lengths that texts are padded to, at equal shares of the examples.
       train_split: TFDS split expression such as 'train[:90%]'; None takes the data set's own
@@ -71,6 +73,7 @@ class DataConfig:
     encoding: str = "utf-8"
     unit: str = "characters"
     target_unit: str = "characters"
+    features: tuple[str, ...] = ()
     normalize: Callable | None = None
     alphabet: str = ""
     min_count: int = 1
@@ -152,6 +155,8 @@ def load(config: DataConfig) -> DataSet:
         raise UserError(
             f"data.layout {config.layout!r} is unknown; {nearest(config.layout, LAYOUTS)}"
         )
+    if config.path is None and config.layout != "text":
+        raise UserError(f"data.layout {config.layout!r} is that of files; name them by data.path")
     if config.path == "":
         raise UserError("data.path is empty; name a text file or folder, or leave it out")
     if config.path is not None and config.layout != "text":
@@ -160,7 +165,7 @@ def load(config: DataConfig) -> DataSet:
     if config.path is not None:
         return _text_data_set(config, _cut_text(config, read_corpus(config.path, config.encoding)))
     builder = tfds_source.find(config.name, config.data_dir)
-    kind, keys = tfds_source.kind(builder)
+    kind, keys = tfds_source.kind(builder, config.features)
     expressions = tfds_source.split_expressions(
         builder, config.train_split, config.validation_split, config.test_split
     )
@@ -248,6 +253,16 @@ def _cut_tables(config: DataConfig, tables: dict[str, Table]) -> dict[str, Table
     else:
         whole = tables.pop("train")
         own = "validation" in tables
+        for split in list(tables):
+            asked = getattr(config, f"{split}_split")
+            if asked:
+                raise UserError(
+                    f"data.{split}_split {asked!r}: {config.path!r} has a file for this split; "
+                    "leave it out, or '' to do without"
+                )
+            if asked == "":
+                del tables[split]
+        own = own or config.validation_split == ""
         if own:  # the other splits are files of their own
             ranges = _ranges(config, {"train": "0:100"}, only=("train",))
         else:

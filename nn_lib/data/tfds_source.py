@@ -78,15 +78,24 @@ def _open(name: str, directory: str):
         raise UserError(f"data.name {name!r} cannot be opened: {detail[:200]}") from error
 
 
-def kind(builder) -> tuple[str, tuple[str, ...]]:
+def kind(builder, named: tuple[str, ...] = ()) -> tuple[str, tuple[str, ...]]:
     """What the features hold, and their keys.
 
     'examples' (input, label): numeric inputs; labels are classes, one or a sequence of them, or
     numbers of one shape, targets of a regression or 0 and 1 per label. 'classes', 'tags', 'pairs'
     (text, target): the kinds of a `Table`. 'text' (text,): plain texts.
+
+    Args:
+      named: the keys to read, where the set does not say which.
     """
     features = builder.info.features
-    keys = builder.info.supervised_keys
+    keys = named or builder.info.supervised_keys
+    for key in named:
+        if key not in features:
+            raise UserError(
+                f"data.features: {builder.info.full_name!r} has no {key!r}, only "
+                f"{', '.join(features)}"
+            )
     if keys:
         key, label = keys[0], keys[1]
         numeric = isinstance(key, str) and np.dtype(features[key].np_dtype).kind in "uif"
@@ -104,7 +113,7 @@ def kind(builder) -> tuple[str, tuple[str, ...]]:
     raise UserError(
         f"data set {builder.info.full_name!r} has features {', '.join(features)}; nn_lib reads "
         "sets of numeric inputs with class labels or numeric targets, of texts with classes, tags "
-        "or other texts, and plain texts"
+        "or other texts, and plain texts; --config.data.features=\"('text', 'label')\" names two"
     )
 
 
@@ -180,6 +189,11 @@ def read_table(builder, expression: str, kind: str, keys) -> Table:
     source = builder.as_data_source(split=expression)
     for number, example in enumerate(source.__getitems__(range(len(source)))):
         text, target = (_decoded(example[key]) for key in keys)
+        if names and np.min(target, initial=0) < 0:
+            raise UserError(
+                f"example {number} of {builder.info.full_name} {expression} has no label; name "
+                "another data.train_split"
+            )
         if kind == "classes" and names:
             target = names[int(target)]
         elif kind == "tags" and names:

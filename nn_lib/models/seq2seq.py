@@ -66,7 +66,10 @@ class Seq2Seq(nn.Module):
             width = self.cell.features
             memory = (2 if self.bidirectional else 1) * width
             features = self.attention_features or width
-            self.looking = RNN(kind(features, cell=self._cell(), memory_features=memory))
+            attending = kind(
+                features, cell=self._cell(), memory_features=memory, dtype=self.cell.dtype
+            )
+            self.looking = RNN(attending)
             self.readout = nn.Dense(width)
             plain = plain[1:]
         self.decoder = Stacked(plain, self.dropout)
@@ -97,12 +100,15 @@ class Seq2Seq(nn.Module):
         if not self._bridged:
             return states, (outputs, mask)
         last = jnp.concatenate(jax.tree.leaves(states[-1]), axis=-1)
-        leaves = [jnp.tanh(dense(last)) for dense in self.bridge]
-        return jax.tree.unflatten(jax.tree.structure(self._zero_carry()), leaves), (outputs, mask)
+        zeros, structure = jax.tree.flatten(self._zero_carry())
+        first = [jnp.tanh(dense(last)) for dense in self.bridge]
+        if self.cell.dtype is not None:
+            first = [leaf.astype(zero.dtype) for leaf, zero in zip(first, zeros)]
+        return jax.tree.unflatten(structure, first), (outputs, mask)
 
-    def step(self, carry, token: jax.Array, memory):
+    def step(self, carry, token: jax.Array, memory, train: bool = False):
         """One token more: `(carry, token int[B], memory) -> (carry, logits [B, target_size])`."""
-        carry, logits, _ = self._write(carry, token[:, None], memory, False)
+        carry, logits, _ = self._write(carry, token[:, None], memory, train)
         return carry, logits[:, 0]
 
     def align(self, inputs: jax.Array, targets: jax.Array, mask: jax.Array | None = None):

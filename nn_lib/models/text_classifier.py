@@ -8,14 +8,14 @@ import dataclasses
 from collections.abc import Sequence
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from nn_lib.checks import check_choice
 from nn_lib.layers import Conv
 from nn_lib.layers.activations import at_least_float32
 from nn_lib.layers.attention import AttentionPooling
-from nn_lib.models.sequence_classifier import last_step
-from nn_lib.recurrent import RNN, Bidirectional, LSTMCell
+from nn_lib.recurrent import RNN, Bidirectional, LSTMCell, Stacked
 
 
 class MeanOverTime(nn.Module):
@@ -59,8 +59,8 @@ class RecurrentEncoder(nn.Module):
 
     Attributes:
       layer: `RNN`, `Bidirectional` or `Stacked`.
-      pooling: 'attention' (Yang et al. 2016), 'mean', 'max', or 'last', which is each sequence's
-        last step forward and, of a `Bidirectional`, its first one backward.
+      pooling: 'attention' (Yang et al. 2016), 'mean', 'max', or 'last', the states in which the
+        topmost layer ends, in each of its directions.
     """
 
     layer: nn.Module = dataclasses.field(
@@ -71,7 +71,7 @@ class RecurrentEncoder(nn.Module):
     @nn.compact
     def __call__(self, x, mask, train: bool = False):
         check_choice("RecurrentEncoder.pooling", self.pooling, POOLINGS)
-        _, outputs = self.layer(x, mask=mask, train=train)
+        carry, outputs = self.layer(x, mask=mask, train=train)
         if self.pooling == "attention":
             return AttentionPooling(outputs.shape[-1])(outputs, mask)
         if self.pooling == "mean":
@@ -79,10 +79,17 @@ class RecurrentEncoder(nn.Module):
         if self.pooling == "max":
             top = jnp.max(jnp.where(mask[..., None], outputs, -jnp.inf), axis=1)
             return jnp.where(mask.any(1, keepdims=True), top, 0)
-        if not isinstance(self.layer, Bidirectional):
-            return last_step(outputs, mask)
-        ahead, back = jnp.split(outputs, 2, axis=-1)
-        return jnp.concatenate([last_step(ahead, mask), back[:, 0]], axis=-1)
+        return _last_states(self.layer, carry)
+
+
+def _last_states(layer, carry) -> jax.Array:
+    """What the topmost layer exposes of its last carry, its directions side by side."""
+    if isinstance(layer, Stacked):
+        return _last_states(layer.layers[-1], carry[-1])
+    if isinstance(layer, Bidirectional):
+        both = zip((layer.forward, layer.backward), carry)
+        return jnp.concatenate([_last_states(*one) for one in both], axis=-1)
+    return layer.cell.exposed(carry)
 
 
 POOLINGS = ("attention", "mean", "max", "last")

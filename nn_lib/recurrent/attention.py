@@ -4,10 +4,13 @@ Both wrap another cell. The memory `a [B, S, C]` and its mask `bool[B, S]` (or N
 of the driver: `RNN(BahdanauCell(...))(x, context=(a, mask))`.
 """
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from nn_lib.checks import UserError
 from nn_lib.layers.attention import (
     additive_scores,
     attend,
@@ -27,17 +30,26 @@ class _AttentionCell(Cell):
       memory_features: C.
     """
 
-    cell: Cell = GRUCell(128)
+    cell: Cell = dataclasses.field(default_factory=lambda: GRUCell(128))
     memory_features: int = 128
+
+    exposes_output = False
 
     @nn.nowrap
     def _matrix(self, name: str, rows: int, columns: int) -> jax.Array:
-        return self.param(name, self.kernel_init, (rows, columns), self.param_dtype)
+        return self.cast(self.param(name, self.kernel_init, (rows, columns), self.param_dtype))
 
     @nn.nowrap
     def _inner_step(self, w, carry, x):
-        cell = self.cell
-        return cell.step(w["cell"], carry, cell.project(w["cell"], cell.cast(x)))
+        return self.cell.step(w["cell"], carry, self.cell.project(w["cell"], self.cell.cast(x)))
+
+    @nn.nowrap
+    def _check(self, w) -> None:
+        who = type(self).__name__
+        if "keys" not in w:
+            raise UserError(f"{who} expects a memory to attend to: RNN(cell)(x, context=(a, mask))")
+        if "state_noise" in w:
+            raise UserError(f"{who} takes no state_dropout; drop its inputs or outputs instead")
 
     @nn.nowrap
     def _width(self) -> int:
@@ -70,11 +82,12 @@ class BahdanauCell(_AttentionCell):
 
     @nn.nowrap
     def with_context(self, w, context):
-        memory, mask = context
+        memory, mask = self.cast(context[0]), context[1]
         return {**w, "memory": memory, "mask": mask, "keys": memory @ w["U"]}
 
     @nn.nowrap
     def step(self, w, carry, x):
+        self._check(w)
         query = self.cell.exposed(carry) @ w["W"]
         alpha = attention_weights(additive_scores(query, w["keys"], w["v"][:, 0]), w["mask"])
         c = attend(alpha, w["memory"])
@@ -113,11 +126,12 @@ class LuongCell(_AttentionCell):
 
     @nn.nowrap
     def with_context(self, w, context):
-        memory, mask = context
+        memory, mask = self.cast(context[0]), context[1]
         return {**w, "memory": memory, "mask": mask, "keys": memory @ w["W"]}
 
     @nn.nowrap
     def step(self, w, carry, x):
+        self._check(w)
         inner, s = carry
         inner, h = self._inner_step(w, inner, jnp.concatenate([x, s], axis=-1))
         alpha = attention_weights(multiplicative_scores(h, w["keys"]), w["mask"])

@@ -65,6 +65,9 @@ class Cell(nn.RNNCellBase):
         """The weights with what every step sees beside its input; for cells that attend."""
         raise UserError(f"{type(self).__name__} takes no context; a BahdanauCell or LuongCell does")
 
+    # Whether the output of a step is `exposed(carry)`, so that the driver may change the carry.
+    exposes_output = True
+
     # Optional: `(w, carry, projected [T, B, ...], again, on) -> (carry, outputs)`, all steps at
     # once with a gradient of its own. `again` and `on` are `bool[T, B, 1]` or None: the state
     # returns to zero before the step; the step counts. `written_out` says whether it is to be used.

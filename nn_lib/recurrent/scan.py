@@ -127,6 +127,11 @@ class RNN(nn.Module):
             shift = self.get_variable("perturbations", "carry")
             shift = jax.tree.map(self._in_order_of_running, shift)
         adjusted = any(rates) or shift is not None
+        if adjusted and not cell.exposes_output:
+            raise UserError(
+                f"RNN expects no zoneout and no perturbations for a {type(cell).__name__}, whose "
+                "output is more than its state"
+            )
         custom = (
             self.custom_gradient
             and cell.written_out

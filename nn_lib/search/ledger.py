@@ -21,7 +21,8 @@ from nn_lib.checks import UserError
 
 _ROW = re.compile(
     r"(?P<variant>:?\S+)\s+(?P<split>test|validation) (?P<metric>\S+) "
-    r"(?P<expected>[\d.]+)(?P<percent> ?%)?\s+(?P<seeds>\d+) seeds?(?P<flags>(\s+--\S+)*)$"
+    r"(?P<expected>[\d.]+)(?P<percent> ?%)?\s+(?P<seeds>\d+) seeds?(?P<flags>(\s+--\S+)*)"
+    r"(\s+published (?P<published>.+))?$"
 )
 
 
@@ -38,6 +39,7 @@ class Promise:
       percent: whether it is written in per cent.
       seeds: how many runs are measured.
       flags: further flags, where $NAME stands for an environment variable.
+      published: what others report, in words; '' where nothing comparable is.
       again: another metric of the runs of a row above.
     """
 
@@ -49,6 +51,7 @@ class Promise:
     percent: bool
     seeds: int
     flags: tuple[str, ...]
+    published: str = ""
     again: bool = False
 
     @property
@@ -93,7 +96,7 @@ def promises(sources: Iterable[Path]) -> list[Promise]:
     Raises:
       UserError: a row that cannot be read.
     """
-    found = []
+    found: list[Promise] = []
     for source in sources:
         text = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or ""
         rows: list[str] = []
@@ -131,16 +134,17 @@ def as_json(measured: Mapping[str, Measurement]) -> str:
 def as_table(rows: Iterable[Promise], measured: Mapping[str, Measurement]) -> str:
     """A Markdown table: what was promised, what was measured, how long it took, where."""
     lines = [
-        "| row | parameters | metric | expected | measured, mean ± spread | runs | time a run "
-        "| commit | device |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| row | parameters | metric | published | expected | measured, mean ± spread | runs "
+        "| time a run | commit | device |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         found = measured.get(row.key)
         metric = f"{row.split} {row.metric.replace('_', ' ')}"
         expected = row.written(row.expected)
         if found is None:
-            lines.append(f"| `{row.name}` | | {metric} | {expected} | not measured yet | | | | |")
+            before = f"| `{row.name}` | | {metric} | {row.published} | {expected}"
+            lines.append(f"{before} | not measured yet | | | | |")
             continue
         values = np.array(found.values)
         value = row.written(float(values.mean()))
@@ -148,7 +152,8 @@ def as_table(rows: Iterable[Promise], measured: Mapping[str, Measurement]) -> st
             value += f" ± {row.written(float(values.std(ddof=1)))}"
         parameters = "" if found.parameters is None else f"{found.parameters:,}"
         lines.append(
-            f"| `{row.name}` | {parameters} | {metric} | {expected} | {value} | {len(values)} | "
+            f"| `{row.name}` | {parameters} | {metric} | {row.published} | {expected} | {value} | "
+            f"{len(values)} | "
             f"{_duration(found.seconds)} | {found.commit} | {found.device} |"
         )
     return "\n".join(lines) + "\n"
@@ -159,7 +164,7 @@ def _promise(source: Path, row: str) -> Promise:
     if match is None:
         raise UserError(
             f"{source}: the ledger row {row!r} is not 'VARIANT  test METRIC VALUE [%]  N seeds "
-            "[--flag=value ...]'"
+            "[--flag=value ...] [published WORDS]'"
         )
     percent = bool(match["percent"])
     return Promise(
@@ -171,6 +176,7 @@ def _promise(source: Path, row: str) -> Promise:
         percent=percent,
         seeds=int(match["seeds"]),
         flags=tuple(match["flags"].split()),
+        published=match["published"] or "",
     )
 
 

@@ -45,7 +45,7 @@ class Experiment:
         tokens before each one only.
       smooth_loss: s of a further training metric, `smooth_loss = s smooth_loss + (1 - s) loss`,
         which begins at the loss of chance; 0 is none.
-      sample_every: steps between samples that a language model writes to `samples.txt`; 0 is none.
+      sample_every: steps between samples of a language model, in `samples.jsonl`; 0 is none.
       sample_length: of their characters.
       keep_checkpoints: how many of the latest checkpoints stay; the best always stays too.
       max_bad_steps: consecutive steps with a non-finite loss or gradient after which a run stops.

@@ -25,8 +25,9 @@ def evaluate(
     `(variables, inputs, mask) -> Decoded`, what it writes is measured too.
     """
     measured, carry = [], None
-    vocabulary = data.target_vocabulary
-    comparison = Comparison(vocabulary) if transcribe and vocabulary else None
+    comparison = None
+    if transcribe and data.vocabulary and data.target_vocabulary:
+        comparison = Comparison(data.vocabulary, data.target_vocabulary)
     for batch in evaluation_batches(data, split, batch_size):
         if carry is None and data.sequence_length:
             carry = model.initialize_carry(len(batch["inputs"]))

@@ -54,7 +54,7 @@ def alignments(file: Path, written) -> Path:
       written: `texts.Written`s with an alignment, a panel each.
     """
     longest = max(max(one.alignment.shape) for one in written)
-    figure, axes = _figure(len(written), size=max(2.4, 0.3 * longest))
+    figure, axes = _figure(len(written), size=min(max(2.4, 0.3 * longest), 12))
     for one, axis in zip(written, axes):
         axis.imshow(one.alignment, cmap="Greys", vmin=0, vmax=1)
         axis.set_xticks(range(len(one.source)), one.source, rotation=90)

@@ -20,6 +20,7 @@ from nn_lib.train.config import Experiment, check, resolve
 from nn_lib.train.evaluation import evaluate
 from nn_lib.train.state import TrainState, create_state
 from nn_lib.train.step import make_eval_step, make_train_step
+from nn_lib.train.transcription import Transcription, check_transcription
 
 
 @dataclasses.dataclass
@@ -60,6 +61,11 @@ class Run:
         optimizer, schedule = build_optimizer(experiment.optimizer)
         _check_batches(experiment, batches.batch_size, data)
         prepare = experiment.data.prepare_batch
+        if batches.continuous and not hasattr(model, "initialize_carry"):
+            raise UserError(
+                f"the data is one long text, and {type(model).__name__} takes separate ones; say "
+                "how the files hold them: --config.data.layout=labelled, folder, columns, pairs"
+            )
         first = prepare(batches.at(0))
         with _model_errors(model, first):
             carry = model.initialize_carry(len(first["inputs"])) if batches.continuous else None
@@ -82,6 +88,15 @@ class Run:
                 raise UserError(
                     f"transcription is for pairs of texts, and data set {data.name!r} has none"
                 )
+            check_transcription(transcription)
+            longest = int(data.split("train").target_edges[-1])
+            if transcription.max_length < longest:
+                raise UserError(
+                    f"transcription.max_length is {transcription.max_length}, and targets have up "
+                    f"to {longest} tokens; --config.transcription.max_length={longest} reads them"
+                )
+            with _model_errors(model, first):
+                _check_transcription_runs(transcription, state.evaluated, first, model)
             validation_metrics += ("token_error_rate", "sequence_error_rate")
             if data.target_vocabulary.unit == "words":
                 validation_metrics += ("bleu",)
@@ -140,6 +155,11 @@ class Run:
         return evaluate(
             self.eval_step, state.evaluated, model, self.data, split, size, self.transcribe
         )
+
+
+def _check_transcription_runs(how: Transcription, variables, batch: dict, model) -> None:
+    """Decoding is traced once before training, so that it does not fail hours later."""
+    jax.eval_shape(how.compiled(model), variables, batch["inputs"], batch["input_mask"])
 
 
 def _loss_of_chance(experiment: Experiment, data: DataSet, batch: dict) -> float | None:

@@ -1,7 +1,7 @@
 """What a trained model says of new texts: their classes, their tags, what it writes for them."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -10,8 +10,10 @@ import numpy as np
 
 from nn_lib.checks import UserError
 from nn_lib.data.text import END
-from nn_lib.decoding import transcribe
 from nn_lib.train.trained import Trained
+from nn_lib.train.transcription import Transcription, check_transcription
+
+TOGETHER = 256  # texts in a batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +24,9 @@ class Written:
       text: without its END.
       tokens: with it, as strings.
       log_probability: of the whole, END included.
-      alignment: `[T, S]`, how each token looked at the source; None without attention.
+      alignment: `[T, S]`, how each token of the best one looked at the source, where asked.
       source: tokens, as strings.
+      complete: whether it ended, rather than being cut at the longest length.
     """
 
     text: str
@@ -31,29 +34,28 @@ class Written:
     log_probability: float
     alignment: np.ndarray | None
     source: list[str]
+    complete: bool
 
 
 def classify_texts(
     trained: Trained, texts: Sequence[str], top: int = 3
 ) -> list[list[tuple[str, float]]]:
     """The likeliest classes of each text with their probabilities, the likeliest first."""
-    tokens, mask = encode_texts(trained, texts)
-    logits: Any = trained.experiment.model.apply(trained.variables, tokens, mask=mask)
-    probabilities = np.asarray(jax.nn.softmax(logits))
     names = trained.facts.class_names or ()
-    best = np.argsort(-probabilities, axis=-1, kind="stable")[:, :top]
-    return [[(names[c], float(row[c])) for c in chosen] for row, chosen in zip(probabilities, best)]
+    found = []
+    for logits in _logits(trained, texts):
+        row = np.asarray(jax.nn.softmax(logits))
+        best = np.argsort(-row, kind="stable")[:top]
+        found.append([(names[c], float(row[c])) for c in best])
+    return found
 
 
 def tag_texts(trained: Trained, texts: Sequence[str]) -> list[list[tuple[str, str]]]:
     """(token, its likeliest tag) of every token of each text."""
-    tokens, mask = encode_texts(trained, texts)
-    logits: Any = trained.experiment.model.apply(trained.variables, tokens, mask=mask)
-    best = np.asarray(jnp.argmax(logits, axis=-1))
     names = trained.facts.class_names or ()
     return [
-        [(piece, names[tag]) for piece, tag in zip(_pieces(trained, text), row)]
-        for text, row in zip(texts, best)
+        [(piece, names[tag]) for piece, tag in zip(_pieces(trained, text), logits.argmax(-1))]
+        for text, logits in zip(texts, _logits(trained, texts))
     ]
 
 
@@ -71,37 +73,50 @@ def write_texts(
     beam: int = 1,
     length_penalty: float = 0.0,
     max_length: int = 100,
+    aligned: bool = False,
 ) -> list[list[Written]]:
-    """The `beam` best sequences for each source, the best first."""
-    if beam < 1 or max_length < 1:
-        raise UserError(f"beam and length must be above 0, got {beam} and {max_length}")
+    """The `beam` best sequences for each source, the best first.
+
+    Args:
+      aligned: whether to find where the best of each source looked, if its model attends.
+    """
+    how = Transcription(beam, length_penalty, max_length)
+    check_transcription(how)
+    decode = how.compiled(trained.experiment.model)
+    return [written for part in _parts(texts) for written in _write(trained, part, decode, aligned)]
+
+
+def _write(trained: Trained, texts: Sequence[str], decode, aligned: bool) -> list[list[Written]]:
     model: Any = trained.experiment.model
-    variables = trained.variables
-    tokens, mask = map(jnp.asarray, encode_texts(trained, texts))
+    tokens, mask = encode_texts(trained, texts)
+    found = jax.device_get(decode(trained.variables, tokens, mask))
+    looked = None
+    if aligned:
+        best = found.tokens[:, 0, : found.lengths[:, 0].max()]
+        looked = model.apply(trained.variables, tokens, best, mask, method="align")
     vocabulary = trained.facts.target_vocabulary
     assert vocabulary is not None
-    options: dict[str, Any] = {
-        "beam": beam,
-        "length_penalty": length_penalty,
-        "max_length": max_length,
-    }
-    found = jax.jit(lambda v: transcribe(model, v, tokens, mask, **options))(variables)
-    best = found.tokens[:, 0]
-    aligned = model.apply(variables, tokens, best, mask, method="align")
     results = []
     for row, text in enumerate(texts):
-        kept = [k for k in range(beam) if np.isfinite(found.log_probabilities[row, k])]
         source = list(_pieces(trained, text))
         of_text = []
-        for k in kept:
-            ids = np.asarray(found.tokens[row, k, : found.lengths[row, k]])
+        for place in np.flatnonzero(np.isfinite(found.log_probabilities[row])):
+            ids = found.tokens[row, place, : found.lengths[row, place]]
             words = [vocabulary.tokens[i] for i in ids]
-            spoken = ids[:-1] if words[-1] == END else ids
+            complete = words[-1] == END
             weights = None
-            if aligned is not None and not k:
-                weights = np.asarray(aligned[row, : len(ids), : len(source)])
-            score = float(found.log_probabilities[row, k])
-            of_text.append(Written(vocabulary.decode(spoken), words, score, weights, source))
+            if looked is not None and not place:
+                weights = np.asarray(looked[row, : len(ids), : len(source)])
+            of_text.append(
+                Written(
+                    text=vocabulary.decode(ids[:-1] if complete else ids),
+                    tokens=words,
+                    log_probability=float(found.log_probabilities[row, place]),
+                    alignment=weights,
+                    source=source,
+                    complete=complete,
+                )
+            )
         results.append(of_text)
     return results
 
@@ -130,6 +145,18 @@ def encode_texts(trained: Trained, texts: Sequence[str]) -> tuple[np.ndarray, np
     tokens = np.zeros(mask.shape, np.int32)
     tokens[mask] = np.concatenate(rows)
     return tokens, mask
+
+
+def _logits(trained: Trained, texts: Sequence[str]) -> Iterator[np.ndarray]:
+    """The model's outputs of each text, `[C]` or `[T, C]`, a batch at a time."""
+    model: Any = trained.experiment.model
+    for part in _parts(texts):
+        tokens, mask = encode_texts(trained, part)
+        yield from np.asarray(model.apply(trained.variables, tokens, mask=mask))
+
+
+def _parts(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (texts[start : start + TOGETHER] for start in range(0, len(texts), TOGETHER))
 
 
 def _pieces(trained: Trained, text: str) -> Sequence[str]:

@@ -11,11 +11,14 @@ import jax
 import numpy as np
 
 from nn_lib import metrics
-from nn_lib.data.text import END, Vocabulary
+from nn_lib.checks import UserError
+from nn_lib.data.text import END, UNKNOWN, Vocabulary
 from nn_lib.decoding import transcribe
 
+UNSEEN = -1  # of a target's word that has no number
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass
 class Transcription:
     """How an evaluation decodes.
 
@@ -35,11 +38,23 @@ class Transcription:
         return jax.jit(functools.partial(transcribe, model, **options))
 
 
-class Comparison:
-    """Collects what was written and what was wanted; a source may have several right answers."""
+def check_transcription(how: Transcription) -> None:
+    """Raises UserError for a field that cannot be meant."""
+    for name in ("beam", "max_length"):
+        if getattr(how, name) < 1:
+            raise UserError(f"{name} must be above 0, got {getattr(how, name)}")
 
-    def __init__(self, vocabulary: Vocabulary):
+
+class Comparison:
+    """Collects what was written and what was wanted.
+
+    Equal sources are one source with several right answers, unless they hold unknown words. An
+    unknown word of a target is never right.
+    """
+
+    def __init__(self, sources: Vocabulary, vocabulary: Vocabulary):
         self._vocabulary = vocabulary
+        self._unknown_source = _number(sources, UNKNOWN)
         self._written: dict[bytes, np.ndarray] = {}
         self._wanted: dict[bytes, list[np.ndarray]] = {}
 
@@ -48,8 +63,12 @@ class Comparison:
         tokens, lengths = np.asarray(decoded.tokens[:, 0]), np.asarray(decoded.lengths[:, 0])
         end = self._vocabulary.tokens.index(END)
         for row in np.flatnonzero(batch["mask"]):
-            source = batch["inputs"][row][batch["input_mask"][row]].tobytes()
+            numbers = batch["inputs"][row][batch["input_mask"][row]]
+            source = numbers.tobytes()
+            if self._unknown_source in numbers:
+                source += f" {len(self._wanted)}".encode()
             target = batch["targets"][row][batch["target_mask"][row]][:-1]
+            target = np.where(target == _number(self._vocabulary, UNKNOWN), UNSEEN, target)
             written = tokens[row, : lengths[row]]
             self._written[source] = written[:-1] if written[-1] == end else written
             self._wanted.setdefault(source, []).append(target)
@@ -58,4 +77,12 @@ class Comparison:
         """Of the sources: see `metrics.transcription`."""
         pairs = [(self._written[source], wanted) for source, wanted in self._wanted.items()]
         bleu = self._vocabulary.unit == "words"
-        return metrics.transcription(pairs, self._vocabulary.decode if bleu else None)
+        return metrics.transcription(pairs, self._decode if bleu else None)
+
+    def _decode(self, tokens) -> str:
+        names = self._vocabulary.tokens
+        return " ".join("<unseen>" if token == UNSEEN else names[token] for token in tokens)
+
+
+def _number(vocabulary: Vocabulary, token: str) -> int:
+    return vocabulary.tokens.index(token) if token in vocabulary.tokens else UNSEEN - 1
