@@ -69,12 +69,13 @@ def go_on(trained) -> None:
         raise UserError("a language model goes on from one --prompt")
     if not PROMPT.present and "\n" not in vocabulary.tokens:
         prompt = vocabulary.tokens[0]
+    tokens = vocabulary.encode(prompt)
     if PROMPT.present:
         print(prompt, end="", flush=True)
     for chunk in stream(
         trained.experiment.model,
         trained.variables,
-        vocabulary.encode(prompt),
+        tokens,
         LENGTH.value,
         seed=SEED.value,
         temperature=TEMPERATURE.value,

@@ -21,7 +21,9 @@ from nn_lib.search.trials import Store, Trial
 from nn_lib.train import workdir as files
 from nn_lib.train.interrupt import Interrupted, stop_on_signals
 
-ROWS = flags.DEFINE_list("rows", [], "Rows, or files with all their rows; all where left out.")
+ROWS = flags.DEFINE_list(
+    "rows", [], "Rows, variants with all their rows, or files; all where left out."
+)
 RUNS = flags.DEFINE_string("runs", "runs/ledger", "Where the runs live, by commit.")
 JOBS = flags.DEFINE_integer("jobs", 1, "Runs at once; 1 for honest times.", short_name="j")
 RETRY = flags.DEFINE_bool("retry_failed", False, "Run again what failed in an earlier start.")
@@ -66,8 +68,8 @@ def main() -> None:
 
 
 def choose(rows: list[ledger.Promise], names: list[str]) -> list[ledger.Promise]:
-    """The rows that names mean: those of a file, `digits`, or of a variant, `digits:mlp`."""
-    meant = [(row, {row.source.stem, f"{row.source.stem}:{row.variant}"}) for row in rows]
+    """The rows that names mean: those of a file, `digits`, of a variant, `digits:mlp`, or one."""
+    meant = [(row, {row.source.stem, f"{row.source.stem}:{row.variant}", row.name}) for row in rows]
     known = set().union(*(names for _, names in meant))
     for name in names:
         if name not in known:

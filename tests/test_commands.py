@@ -31,7 +31,7 @@ def runs(tmp_path_factory):
     small = ("--config.model.cell.features=16", "--config.data.sequence_length=16")
     digits = ["--config=configs/digits.py:mlp", f"--workdir={folder / 'digits'}", *QUICK]
     text = [TEXT, f"--workdir={folder / 'text'}", *QUICK, *small]
-    names = [NAMES, f"--workdir={folder / 'names'}", *QUICK, "--config.model.embedding=8"]
+    names = [NAMES + ":tutorial", f"--workdir={folder / 'names'}", *QUICK]
     sums = [
         SUMS,
         f"--workdir={folder / 'sums'}",

@@ -114,8 +114,16 @@ LENGTHS = (5, 1, 3)
 MASK = np.arange(5) < np.array(LENGTHS)[:, None]
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("beam", [1, 3])
+@pytest.mark.parametrize(
+    ("name", "beam"),
+    [
+        *(("bahdanau", 1), ("plain", 3)),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("plain", 1), ("luong", 1), ("bahdanau", 3), ("luong", 3))
+        ),
+    ],
+)
 def test_a_batch_is_decoded_as_its_texts_one_by_one_and_scored_alike(name, beam):
     model = MODELS[name]
     variables = jax.tree.map(lambda leaf: 2 * leaf, model.init(KEY, SOURCES))

@@ -122,7 +122,7 @@ def adder(tmp_path_factory):
     config = addition.get_config("bahdanau")
     config.model = config.model.clone(cell=config.model.cell.clone(features=16), embedding=8)
     config.data.name = "addition/2"
-    config = dataclasses.replace(config, num_steps=20, eval_every=10, log_every=10, batch_size=32)
+    config = dataclasses.replace(config, num_steps=10, eval_every=0, log_every=10, batch_size=32)
     workdir = tmp_path_factory.mktemp("adder") / "run"
     return workdir, fit(config, workdir, quiet=True)
 

@@ -148,7 +148,7 @@ def test_the_parts_of_an_overlapping_window_have_noise_of_their_own():
 
 
 def test_a_reset_follows_the_end_of_a_document_in_training_and_evaluation():
-    corpus = Corpus(np.array([0, 1, 2, 0, 0, 1, 2, 2, 1, 0, 1], np.int32), document_end=2)
+    corpus = Corpus(np.array([0, 1, 2, 0, 0, 1, 2, 2, 1, 0, 1, 0], np.int32), document_end=2)
     at = [CorpusBatches(corpus, 1, 5).at(step)["reset"][0].tolist() for step in (0, 1)]
     assert at == [
         [True, False, False, True, False],
