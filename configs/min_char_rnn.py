@@ -7,7 +7,7 @@ Command  python -m experiments.train --config=configs/min_char_rnn.py --workdir=
 Then     python -m experiments.generate --workdir=runs/min_char_rnn --length=200 --temperature=1
 Variants :text (default), 30,000 steps with a sample of 200 characters every 100
          :hello, the word "hello" learned to certainty
-Hardware 2 CPU cores, 1 minute
+Hardware 2 CPU cores
 Ledger   :hello  validation loss 0.01  3 seeds
          :text   validation bits_per_character 3.2  3 seeds
 """

@@ -9,7 +9,7 @@ Data     unicode_names/categories, characters' names by general category, no dow
 Command  python -m experiments.train --config=configs/sentences.py:cnn --workdir=runs/sentences
 Then     python -m experiments.generate --workdir=runs/sentences --prompt='greek capital letter eta'
 Variants :cnn (default) :bag :attention
-Hardware 2 CPU cores, 1 minute
+Hardware 2 CPU cores, 2 to 3 minutes
 Ledger   :cnn        test accuracy 88 %  3 seeds  --config.data.path=$DATA/trec --config.data.layout=trec --config.data.encoding=latin-1  published 91.2 % (Kim 2014), 88.2 % (a re-implementation)
          :bag        test accuracy 80 %  3 seeds  --config.data.path=$DATA/trec --config.data.layout=trec --config.data.encoding=latin-1
          :attention  test accuracy 86 %  3 seeds  --config.data.path=$DATA/trec --config.data.layout=trec --config.data.encoding=latin-1

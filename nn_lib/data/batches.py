@@ -14,7 +14,7 @@ import numpy as np
 
 from nn_lib.checks import UserError
 from nn_lib.data.examples import Examples
-from nn_lib.data.sequences import Sequences, sequence_batch, sequence_evaluation
+from nn_lib.data.sequences import Sequences, sequence_evaluation
 from nn_lib.data.sources import Corpus, DataSet
 
 Batch = dict[str, np.ndarray]
@@ -67,13 +67,20 @@ class ExampleBatches:
 
     def at(self, step: int) -> Batch:
         """`inputs [b, ...]`, `labels int[b]`, `mask bool[b]`, all true."""
-        positions = step * self.batch_size + self.part
+        indices = self._indices(step * self.batch_size + self.part)
+        return {**self.examples.gather(indices), "mask": np.ones(len(indices), bool)}
+
+    def _indices(self, positions: np.ndarray) -> np.ndarray:
+        """The examples at consecutive positions of the endless sequence of epochs."""
         epochs, places = np.divmod(positions, len(self.examples))
         indices = np.empty_like(places)
         for epoch in range(epochs[0], epochs[-1] + 1):
             here = epochs == epoch
-            indices[here] = epoch_order(len(self.examples), self.seed, epoch)[places[here]]
-        return {**self.examples.gather(indices), "mask": np.ones(len(indices), bool)}
+            indices[here] = self._order(epoch)[places[here]]
+        return indices
+
+    def _order(self, epoch: int) -> np.ndarray:
+        return epoch_order(len(self.examples), self.seed, epoch)
 
 
 class SequenceBatches(ExampleBatches):
@@ -81,8 +88,12 @@ class SequenceBatches(ExampleBatches):
 
     def at(self, step: int) -> Batch:
         """What `Sequences.gather` returns, and `mask bool[b]`, all true."""
-        batch = sequence_batch(self.examples, self.batch_size, self.seed, step, self.part)
+        indices = self._indices(step * self.batch_size + np.arange(self.batch_size))
+        batch = self.examples.gather(indices[self.part], beside=indices)
         return {**batch, "mask": np.ones(len(self.part), bool)}
+
+    def _order(self, epoch: int) -> np.ndarray:
+        return sequence_order(self.examples, self.seed, epoch, self.batch_size)
 
 
 class CorpusBatches:
@@ -166,6 +177,12 @@ def prefetch(batches: Batches, start: int, stop: int) -> Iterator[Batch]:
 def epoch_order(size: int, seed: int, epoch: int) -> np.ndarray:
     """The order of an epoch, a permutation drawn from (seed, epoch) alone."""
     return np.random.default_rng([seed, epoch]).permutation(size)
+
+
+@functools.lru_cache(maxsize=4)
+def sequence_order(split: Sequences, seed: int, epoch: int, batch_size: int) -> np.ndarray:
+    """As `epoch_order`, with texts of like lengths side by side."""
+    return split.epoch_order(seed, epoch, batch_size)
 
 
 def _part(batch_size: int, process: tuple[int, int]) -> np.ndarray:

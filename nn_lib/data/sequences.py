@@ -185,19 +185,6 @@ def encode_tables(
     return EncodedTables(splits, sizes, vocabulary, target_vocabulary, class_names)
 
 
-def sequence_batch(
-    split: Sequences, batch_size: int, seed: int, step: int, part: np.ndarray
-) -> dict:
-    """Batch number `step` of a run: the rows `part` of it, padded as the whole is."""
-    positions = step * batch_size + np.arange(batch_size)
-    epochs, places = np.divmod(positions, len(split))
-    rows = np.empty_like(places)
-    for epoch in range(epochs[0], epochs[-1] + 1):
-        here = epochs == epoch
-        rows[here] = _epoch_order(split, seed, epoch, batch_size)[places[here]]
-    return split.gather(rows[part], beside=rows)
-
-
 def sequence_evaluation(split: Sequences, size: int, part: np.ndarray) -> Iterator[dict]:
     """Every example once, the shortest first; the last batch is padded, with `mask` false."""
     order = split.by_length()
@@ -206,11 +193,6 @@ def sequence_evaluation(split: Sequences, size: int, part: np.ndarray) -> Iterat
         mask = places < len(split)
         rows = order[np.where(mask, places, start)]
         yield {**split.gather(rows[part], beside=rows), "mask": mask[part]}
-
-
-@functools.lru_cache(maxsize=4)
-def _epoch_order(split: Sequences, seed: int, epoch: int, batch_size: int) -> np.ndarray:
-    return split.epoch_order(seed, epoch, batch_size)
 
 
 def _cut(texts: list, unit: str) -> list[Sequence[str]]:

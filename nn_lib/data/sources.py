@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 import math
 import zlib
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from nn_lib.checks import UserError, check_choice, nearest
 from nn_lib.data import tfds_source
 from nn_lib.data.examples import read_examples
 from nn_lib.data.sequences import encode_tables
+from nn_lib.data.splits import cut_tables, cut_text
 from nn_lib.data.tables import LAYOUTS, Table, read_tables
 from nn_lib.data.text import UNITS, Vocabulary, read_corpus
 
@@ -92,6 +92,15 @@ class DataConfig:
     augment: Callable | None = None
     in_memory_limit: int = 2_000_000_000
 
+    @property
+    def splits(self) -> dict[str, str | None]:
+        """What is asked of each split."""
+        return {
+            "train": self.train_split,
+            "validation": self.validation_split,
+            "test": self.test_split,
+        }
+
     def prepare_batch(self, batch: dict) -> dict:
         """The batch as models take it: `derive`, then `prepare`, or bytes as 0..1 without it."""
         if self.derive is not None:
@@ -160,10 +169,15 @@ def load(config: DataConfig) -> DataSet:
     if config.path == "":
         raise UserError("data.path is empty; name a text file or folder, or leave it out")
     if config.path is not None and config.layout != "text":
-        tables = read_tables(config.path, config.encoding, config.layout)
-        return _table_data_set(config, _cut_tables(config, tables))
+        tables = {
+            split: table.normalized(config.normalize)
+            for split, table in read_tables(config.path, config.encoding, config.layout).items()
+        }
+        parts = cut_tables(tables, config.splits, distinct=config.distinct, path=config.path)
+        return _table_data_set(config, parts)
     if config.path is not None:
-        return _text_data_set(config, _cut_text(config, read_corpus(config.path, config.encoding)))
+        text = read_corpus(config.path, config.encoding)
+        return _text_data_set(config, cut_text(text, config.splits))
     builder = tfds_source.find(config.name, config.data_dir)
     kind, keys = tfds_source.kind(builder, config.features)
     expressions = tfds_source.split_expressions(
@@ -177,7 +191,11 @@ def load(config: DataConfig) -> DataSet:
         return _text_data_set(config, texts)
     if kind != "examples":
         read = functools.partial(tfds_source.read_table, builder, kind=kind, keys=keys)
-        return _table_data_set(config, {split: read(text) for split, text in expressions.items()})
+        tables = {
+            split: read(expression).normalized(config.normalize)
+            for split, expression in expressions.items()
+        }
+        return _table_data_set(config, tables)
     labels = builder.info.features[keys[1]]
     readers: dict[str, Callable[[], Any]] = {
         split: functools.partial(
@@ -220,7 +238,7 @@ def _table_data_set(config: DataConfig, tables: dict[str, Table]) -> DataSet:
     for name in ("unit", "target_unit"):
         check_choice(f"data.{name}", getattr(config, name), UNITS)
     encoded = encode_tables(
-        {split: _normalized(table, config.normalize) for split, table in tables.items()},
+        tables,
         unit=config.unit,
         target_unit=config.target_unit,
         alphabet=config.alphabet,
@@ -236,53 +254,6 @@ def _table_data_set(config: DataConfig, tables: dict[str, Table]) -> DataSet:
         vocabulary=encoded.vocabulary,
         target_vocabulary=encoded.target_vocabulary,
     )
-
-
-def _normalized(table: Table, normalize: Callable | None) -> Table:
-    if normalize is None:
-        return table
-    texts = [normalize(text) if isinstance(text, str) else text for text in table.texts]
-    return dataclasses.replace(table, texts=texts)
-
-
-def _cut_tables(config: DataConfig, tables: dict[str, Table]) -> dict[str, Table]:
-    """The splits of the files, or parts of one table; a table alone is cut 80/10/10."""
-    if "" in tables:
-        whole, tables = tables[""], {}
-        ranges = _ranges(config, {"train": "0:80", "validation": "80:90", "test": "90:100"})
-    else:
-        whole = tables.pop("train")
-        own = "validation" in tables
-        for split in list(tables):
-            asked = getattr(config, f"{split}_split")
-            if asked:
-                raise UserError(
-                    f"data.{split}_split {asked!r}: {config.path!r} has a file for this split; "
-                    "leave it out, or '' to do without"
-                )
-            if asked == "":
-                del tables[split]
-        own = own or config.validation_split == ""
-        if own:  # the other splits are files of their own
-            ranges = _ranges(config, {"train": "0:100"}, only=("train",))
-        else:
-            defaults = {"train": "0:90", "validation": "90:100"}
-            ranges = _ranges(config, defaults, only=("train", "validation"))
-    texts = _normalized(whole, config.normalize).texts
-    if not config.distinct:
-        texts = list(enumerate(texts))
-    distinct = list(dict.fromkeys(texts))
-    place = dict(zip(distinct, np.random.default_rng(0).permutation(len(distinct)).tolist()))
-    at = np.array([place[text] for text in texts])
-    for split, (start, stop) in ranges.items():
-        inside = (at >= len(distinct) * start // 100) & (at < len(distinct) * stop // 100)
-        if not inside.any():
-            raise UserError(
-                f"the {split} split of {config.path!r} has no examples; it has {len(texts)} in "
-                "all: use more of them, or other data.*_split"
-            )
-        tables[split] = whole.rows(np.flatnonzero(inside))
-    return {split: tables[split] for split in ("train", "validation", "test") if split in tables}
 
 
 def _document_end(config: DataConfig, vocabulary: Vocabulary) -> int | None:
@@ -319,39 +290,3 @@ class Corpus:
 
     def fingerprint(self) -> int:
         return zlib.crc32(self.tokens.tobytes())
-
-
-def _cut_text(config: DataConfig, text: str) -> dict[str, str]:
-    """90 % of the characters to train on, 5 % each to validate and to test, or as configured."""
-    ranges = _ranges(config, {"train": "0:90", "validation": "90:95", "test": "95:100"})
-    return {
-        split: text[len(text) * start // 100 : len(text) * stop // 100]
-        for split, (start, stop) in ranges.items()
-    }
-
-
-def _ranges(
-    config: DataConfig, defaults: dict[str, str], only: tuple[str, ...] | None = None
-) -> dict[str, tuple[int, int]]:
-    """The configured parts of a text or a table, in per cent, that do not overlap."""
-    ranges: dict[str, tuple[int, int]] = {}
-    for split in only or ("train", "validation", "test"):
-        asked = getattr(config, f"{split}_split")
-        span = defaults.get(split, "") if asked is None else asked
-        if not span:
-            continue
-        try:
-            start, stop = (int(edge) for edge in span.split(":"))
-            valid = 0 <= start < stop <= 100
-        except ValueError:
-            valid = False
-        if not valid:
-            raise UserError(
-                f"data.{split}_split of a text expects per cents such as '0:90', got {span!r}"
-            )
-        ranges[split] = (start, stop)
-    if any(stop > start for (_, stop), (start, _) in itertools.pairwise(sorted(ranges.values()))):
-        raise UserError(f"the splits of the text overlap: {ranges}; set all three data.*_split")
-    if "train" not in ranges:
-        raise UserError("data.train_split is empty; there is nothing to train on")
-    return ranges

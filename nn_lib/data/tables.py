@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -37,6 +37,13 @@ class Table:
         self.texts.append(text)
         self.targets.append(target)
         self.places.append(place)
+
+    def normalized(self, normalize: Callable | None) -> "Table":
+        """With `str -> str` applied to every text that is not cut yet."""
+        if normalize is None:
+            return self
+        texts = [normalize(text) if isinstance(text, str) else text for text in self.texts]
+        return dataclasses.replace(self, texts=texts)
 
     def rows(self, chosen) -> "Table":
         """A table of some of the rows."""

@@ -31,7 +31,7 @@ class ImageModel(nn.Module):
 
     def network(self, images: jax.Array, train: bool) -> Any:
         """The layers, `@nn.compact`."""
-        raise NotImplementedError
+        raise NotImplementedError  # every network has its own
 
     def __call__(self, images: jax.Array, train: bool = False, capture: Sequence[str] = ()) -> Any:
         check_images(type(self).__name__, images)

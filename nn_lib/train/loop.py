@@ -176,11 +176,12 @@ def _finish(run: Run, path: Path, checkpoints: Checkpoints, state: TrainState, b
 
 def _note(run: Run, best: Best) -> dict[str, Any]:
     """What a checkpoint remembers beside the state."""
-    vocabulary = run.data.vocabulary
+    source, target = run.data.vocabulary, run.data.target_vocabulary
     return {
         "best": dataclasses.asdict(best),
         "experiment": codec.encode(run.experiment),
-        "vocabulary": vocabulary and vocabulary.to_json(),
+        "vocabulary": source and source.to_json(),
+        "target_vocabulary": target and target.to_json(),
     }
 
 
