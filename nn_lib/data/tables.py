@@ -9,8 +9,6 @@ from pathlib import Path
 from nn_lib.checks import UserError, nearest
 from nn_lib.data.text import read_text
 
-KINDS = ("classes", "tags", "pairs")
-
 
 @dataclasses.dataclass
 class Table:
@@ -83,7 +81,11 @@ def read_tables(path: str, encoding: str, layout: str) -> dict[str, Table]:
         return {"": _table(kind, read, [place], encoding, path)}
     files = [file for file in sorted(place.iterdir()) if file.is_file()]
     files = [file for file in files if not file.name.startswith(".")]
-    split = {SPLITS[file.stem.lower()]: file for file in files if file.stem.lower() in SPLITS}
+    split = {
+        SPLIT_OF_FILE[file.stem.lower()]: file
+        for file in files
+        if file.stem.lower() in SPLIT_OF_FILE
+    }
     if "train" in split and layout != "folder":
         return {
             name: _table(kind, read, [split[name]], encoding, str(split[name])) for name in split
@@ -96,7 +98,7 @@ def read_tables(path: str, encoding: str, layout: str) -> dict[str, Table]:
     return {"": _table(kind, read, files, encoding, path)}
 
 
-SPLITS = {
+SPLIT_OF_FILE = {
     "train": "train",
     "validation": "validation",
     "valid": "validation",
