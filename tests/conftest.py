@@ -2,8 +2,14 @@
 
 import os
 
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+from tests.processes import QUICK_COMPILATION
+
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=4",
+        QUICK_COMPILATION,
+    ]
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -19,7 +25,7 @@ settings.load_profile("reproducible")
 
 flags.FLAGS.mark_as_parsed()  # Grain asks absl's flags outside app.run
 jax.config.update("jax_compilation_cache_dir", os.path.abspath(".cache/jax"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.02)
 jax.config.update("jax_disable_most_optimizations", True)  # compiling is most of the time here
 
 
@@ -53,6 +59,14 @@ def generated_images(tmp_path_factory):
         builder = GeneratedImages(data_dir=folder, config=name, file_format="array_record")
         builder.download_and_prepare()
     return str(folder)
+
+
+@pytest.fixture(scope="module")
+def undrawn():
+    """Drawing is a quarter of a small run: its pictures are empty files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nn_lib.train.pictures._save", lambda _, file: file.touch() or file)
+        yield
 
 
 @pytest.fixture

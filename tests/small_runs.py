@@ -12,11 +12,16 @@ from nn_lib.train.checkpoint import Checkpoints
 
 
 def small(**fields) -> Experiment:
-    """A multi-layer perceptron on digits for twenty steps."""
+    """A multi-layer perceptron on some of the digits for twenty steps."""
     defaults = {
         "model": MLP(hidden=(8,)),
         "objective": classify,
-        "data": DataConfig(name="digits"),
+        "data": DataConfig(
+            name="digits",
+            train_split="train[:320]",
+            validation_split="validation[:80]",
+            test_split="test[:80]",
+        ),
         "optimizer": OptimizerConfig(name="adam", learning_rate=1e-2),
         "batch_size": 32,
         "num_steps": 20,

@@ -15,6 +15,8 @@ from nn_lib.train import fit
 from nn_lib.train.run import Run
 from tests.test_codec import CONFIGS
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SMALLER = {
     "configs.cifar10": "generated_images/small",
     "configs.imagenet": "generated_images/varying",

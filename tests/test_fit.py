@@ -21,6 +21,8 @@ from nn_lib.train.run import Run
 from nn_lib.train.training_log import Diverged
 from tests.small_runs import final_leaves, lines, small, text_experiment
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 NAN = float("nan")
 
 

@@ -12,6 +12,8 @@ from nn_lib.optim import OptimizerConfig
 from nn_lib.train import fit, restore
 from tests.small_runs import lines, small, text_experiment, tree
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 NAN = float("nan")
 
 
@@ -35,7 +37,7 @@ def test_a_text_is_trained_and_refused_when_it_has_changed(tmp_path):
         ({"num_steps": 0}, "num_steps must be a whole number, 1 or more, got 0"),
         ({"log_every": 0}, "log_every must be a whole number, 1 or more, got 0"),
         ({"seed": 2**32}, r"seed must be below 2\*\*32"),
-        ({"batch_size": 2000}, "batch_size 2000 is larger than the 1257 training examples"),
+        ({"batch_size": 2000}, "batch_size 2000 is larger than the 320 training examples"),
         ({"select_by": "acuracy"}, "select_by 'acuracy' is unknown; did you mean accuracy"),
         ({"select_mode": "up"}, "select_mode must be max or min, got 'up'"),
         ({"evaluate_with": "first"}, "evaluate_with must be best or last, got 'first'"),

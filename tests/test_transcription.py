@@ -20,6 +20,8 @@ from nn_lib.train import Transcription, fit, restore, texts
 from nn_lib.train.run import Run
 from nn_lib.train.transcription import Comparison
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def test_error_rates_and_bleu_have_their_hand_values():
     vocabulary = Vocabulary(("<start>", "<end>", *"abcdef"), "words")
