@@ -5,45 +5,25 @@ import re
 
 import pytest
 
+from tests.mistakes import QUICK, check, make
 from tests.processes import ROOT, run_forked
 
 CNN = "--config=configs/mnist1d.py:cnn"
 MLP = "--config=configs/digits.py:mlp"
 TEXT = "--config=configs/char_lm.py"
-NAMES = "--config=configs/names.py"
-SUMS = "--config=configs/addition.py"
-SENTENCES = "--config=configs/sentences.py"
-TABLE = "--config.data.layout=labelled"
 RATE = "--search=optimizer.learning_rate"
 PLATEAU = "--config.optimizer.schedule=plateau"
-QUICK = (
-    "--config.num_steps=4",
-    "--config.eval_every=2",
-    "--config.checkpoint_every=2",
-    "--config.log_every=2",
-)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A digit classifier, a character model, a name classifier, an adder; hardly trained."""
+    """A digit classifier and a character model, hardly trained."""
     folder = tmp_path_factory.mktemp("runs")
     small = ("--config.model.cell.features=16", "--config.data.sequence_length=16")
-    digits = ["--config=configs/digits.py:mlp", f"--workdir={folder / 'digits'}", *QUICK]
+    digits = [MLP, f"--workdir={folder / 'digits'}", *QUICK]
     text = [TEXT, f"--workdir={folder / 'text'}", *QUICK, *small]
-    of_one_length = (*QUICK, "--config.data.buckets=1")
-    names = [NAMES + ":tutorial", f"--workdir={folder / 'names'}", *of_one_length]
-    sums = [
-        SUMS,
-        f"--workdir={folder / 'sums'}",
-        *of_one_length,
-        *small[:1],
-        "--config.data.name=addition/2",
-    ]
-    first, second, *others = run_forked(
-        [("train", arguments) for arguments in (digits, text, names, sums)]
-    )
-    for found in (first, second, *others):
+    first, second = run_forked([("train", arguments) for arguments in (digits, text)])
+    for found in (first, second):
         assert found.returncode == 0, found.stderr
     return folder, first, second
 
@@ -84,28 +64,6 @@ def test_generation_is_reproducible_and_as_long_as_asked(runs):
     assert first == again and first.startswith("The ")
     assert len(first) == len("The ") + 70 + 1
     assert alike[0] == alike[1] != ""
-
-
-def test_texts_are_classified_and_transcribed_from_the_command_line(runs, tmp_path):
-    names, sums = (f"--workdir={runs[0] / name}" for name in ("names", "sums"))
-    file, picture = tmp_path / "sums.txt", tmp_path / "look.png"
-    file.write_text("1+2\n\n30+4\n")
-    classes, several, one = run_forked(
-        [
-            ("generate", [names, "--prompt=Alef", "--prompt=Ka"]),
-            ("generate", [sums, f"--input={file}", "--beam=2", f"--picture={picture}"]),
-            ("generate", [sums, "--prompt=1+2", "--length=9"]),
-        ]
-    )
-    rows = [line.split("\t") for line in classes.stdout.splitlines()]
-    assert [row[0] for row in rows] == ["Alef", "Ka"]
-    assert all(len(re.findall(r"\d%", row[1])) == 3 for row in rows)
-    assert [line.split("\t")[0] for line in several.stdout.splitlines()[:4]] == [
-        *("1+2", "1+2", "30+4", "30+4")
-    ]
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    cut = "(\tcut at --length=9)?"  # hardly trained, it may not know when to end
-    assert re.fullmatch(rf"1\+2\t\d*\tlog P -[\d.]+{cut}\n", one.stdout), one
 
 
 # (main, arguments, what the line says); {runs} and {tmp} are folders, {work} must stay absent.
@@ -186,37 +144,7 @@ MISTAKES = [
     ("evaluate", ["--workdir={runs}/digits", "--split=tset"], "did you mean test?"),
     ("evaluate", ["--workdir={runs}/digits", "--checkpoint=7"], "there are best, last, [2, 4]"),
     ("generate", ["--workdir={runs}/digits"], "is no text model but a MLP"),
-    ("generate", ["--workdir={runs}/names"], "give it a text: --prompt=TEXT, or --input=FILE"),
-    ("generate", ["--workdir={runs}/names", "--prompt=12"], "nothing is left of the text '12'"),
-    ("generate", ["--workdir={runs}/names", "--input={tmp}/empty"], "holds no text"),
-    ("generate", ["--workdir={runs}/names", "--input=/no/file"], "--input: cannot read"),
-    ("generate", ["--workdir={runs}/sums", "--prompt=1+x"], "model's vocabulary lacks: 'x'"),
-    ("generate", ["--workdir={runs}/sums", "--prompt=1+1", "--beam=0"], "must be above 0"),
     ("generate", ["--workdir={runs}/text", "--top_p=0"], "top_p must be above 0 and at most 1"),
-    (
-        "train",
-        [NAMES, "--workdir={work}", "--config.data.path={tmp}/empty", TABLE],
-        "file is empty",
-    ),
-    (
-        "train",
-        [SENTENCES, "--workdir={work}", "--config.data.path={tmp}/short", TABLE],
-        "line 1 of",
-    ),
-    ("train", [NAMES, "--workdir={work}", "--config.data.layout=labeled"], "did you mean labelled"),
-    ("train", [NAMES, "--workdir={work}", "--config.data.path={tmp}/one", TABLE], "one class only"),
-    (
-        "train",
-        [
-            NAMES,
-            "--workdir={work}",
-            "--config.data.path={tmp}/two",
-            TABLE,
-            "--config.data.max_length=3",
-        ],
-        "tokens, more than data.max_length 3; raise it",
-    ),
-    ("train", [SUMS, "--workdir={work}", "--config.data.name=digits"], "cannot be initialised on"),
     ("generate", ["--workdir={runs}/text", "--prompt=\u4f60"], "that the model's vocabulary lacks"),
     ("generate", ["--workdir={runs}/text", "--temperature=-1"], "temperature must not be negative"),
     ("generate", ["--workdir={runs}/text", "--length=-1"], "--length=-1"),
@@ -226,35 +154,16 @@ MISTAKES = [
 
 @pytest.fixture(scope="module")
 def answers(runs, tmp_path_factory):
-    """Every mistake made once, in forks of one process, since most time goes to starting up."""
-    tmp, work = tmp_path_factory.mktemp("texts"), tmp_path_factory.mktemp("work") / "run"
-    (tmp / "empty").write_text("")
-    (tmp / "bytes").write_bytes(bytes(range(128, 256)) * 30)
-    (tmp / "short").write_text("too short " * 9)
-    (tmp / "one").write_text("".join(f"same\tname{'e' * n}\n" for n in range(20)))
-    (tmp / "two").write_text("".join(f"{'ab'[n % 2]}\tname{'e' * n}\n" for n in range(20)))
-    before = {f: f.read_bytes() for f in runs[0].rglob("*") if f.is_file()}
-
-    places = {"runs": runs[0], "tmp": tmp, "work": work}
-    commands = [(main, [a.format(**places) for a in arguments]) for main, arguments, _ in MISTAKES]
-    found = run_forked(commands)
-    after = {f: f.read_bytes() for f in runs[0].rglob("*") if f.is_file()}
-    return found, work, before == after, tmp
+    return make(MISTAKES, runs[0], tmp_path_factory)
 
 
 @pytest.mark.parametrize("index", range(len(MISTAKES)), ids=[m[2][:40] for m in MISTAKES])
 def test_a_mistake_is_one_line_and_status_2(answers, index):
-    found, message = answers[0][index], MISTAKES[index][2]
-    assert found.returncode == 2, found.stderr
-    assert message.format(tmp=answers[3], work=answers[1], runs="") in found.stderr
-    assert len(found.stderr.strip().splitlines()) == 1, found.stderr
-    assert found.stderr.startswith(f"experiments.{MISTAKES[index][0]}: ")
-    assert found.stdout == ""
+    check(answers, MISTAKES, index)
 
 
 def test_no_mistake_touches_a_work_directory(answers):
-    _, work, unchanged, _ = answers
-    assert not work.exists() and unchanged
+    assert answers.nothing_changed
 
 
 @pytest.mark.slow

@@ -162,6 +162,7 @@ def test_vggs_convolutions_and_units():
     assert counted(VGG16())["conv1_2/conv"].parameters == 36_928
 
 
+@pytest.mark.slow
 def test_resnets_projections_norms_and_the_lectures_memory():
     for model, params, macs in (
         (ResNet34, 173_824, 19_267_584),

@@ -122,6 +122,7 @@ def _load_in_another_process(folder):
     return len(load(DataConfig(name="digits")).split("train"))
 
 
+@pytest.mark.slow
 def test_of_several_processes_one_builds_and_the_others_wait(tmp_path):
     with multiprocessing.get_context("spawn").Pool(3) as pool:
         assert pool.map(_load_in_another_process, [str(tmp_path)] * 3) == [1257] * 3

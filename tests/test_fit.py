@@ -300,6 +300,7 @@ def test_two_classes_may_be_told_apart_by_one_logit(tmp_path):
     assert summary["test"]["accuracy"] == summary["test"]["exact"] > 0.95
 
 
+@pytest.mark.slow
 def test_samples_and_the_smooth_loss_go_on_where_they_stopped(tmp_path):
     (tmp_path / "text").write_text("abcab dcba. " * 60)
     whole, parts = (

@@ -134,6 +134,7 @@ def test_samples_have_the_softmax_frequencies():
     np.testing.assert_allclose(np.bincount(drawn) / 20000, [0.1, 0.2, 0.7], atol=0.015)
 
 
+@pytest.mark.slow
 def test_a_stream_is_greedy_decoding_and_does_not_depend_on_its_chunks():
     model = CharLM(7, GRUCell(8))
     prompt = np.array([1, 2, 3])

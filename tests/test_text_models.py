@@ -85,7 +85,7 @@ OBJECTIVES = (
 
 
 # Two compiled gradients each; the others run in the slow tests.
-QUICK = ("tutorial", "cnn", "attention", "last", "tagger", "plain", "bahdanau", "luong")
+QUICK = ("tutorial", "cnn", "last", "tagger", "luong")
 
 
 @pytest.mark.parametrize(
@@ -242,10 +242,8 @@ def test_what_a_cell_that_attends_cannot_do_is_said():
         noisy.init({"params": KEY, "dropout": KEY}, x, context=memory, train=True)
 
 
-@pytest.mark.parametrize(
-    "attention",
-    ["bahdanau", *(pytest.param(name, marks=pytest.mark.slow) for name in ("none", "luong"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("attention", ["none", "bahdanau", "luong"])
 def test_half_precision_encodes_and_decodes(attention):
     cell = GRUCell(4, dtype=jnp.bfloat16)
     model = Seq2Seq(6, 5, cell, 2, attention, bidirectional=True, embedding=3)
@@ -301,7 +299,13 @@ def test_attention_pooling_is_a_weighted_mean(x64):
     np.testing.assert_allclose(layer.apply(variables, x, mask)[0], alpha @ x[0, :3], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["plain_reversed", "bahdanau", "luong"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "luong",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("plain_reversed", "bahdanau")),
+    ],
+)
 def test_decoding_step_by_step_gives_the_logits_of_the_whole(name):
     model, batch = TRANSDUCERS[name], texts(6, 4)
     variables = model.init(KEY, batch["inputs"])
@@ -354,7 +358,8 @@ def test_label_smoothing_is_its_formula(x64):
     np.testing.assert_allclose(unsmoothed, plain, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["plain", pytest.param("bahdanau", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["plain", "bahdanau"])
 def test_scheduled_sampling_reads_its_own_tokens_as_often_as_it_is_told(name):
     model, batch = TRANSDUCERS[name], texts(5, 4)
     variables = model.init(KEY, batch["inputs"])

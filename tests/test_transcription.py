@@ -129,6 +129,7 @@ def adder(tmp_path_factory):
     return workdir, fit(config, workdir, quiet=True)
 
 
+@pytest.mark.slow
 def test_an_encoder_decoder_is_measured_by_what_it_writes_itself(adder):
     workdir, summary = adder
     trained = restore(workdir)
@@ -146,6 +147,7 @@ def test_an_encoder_decoder_is_measured_by_what_it_writes_itself(adder):
     np.testing.assert_allclose(found["sequence_error_rate"], wrong)
 
 
+@pytest.mark.slow
 def test_what_is_written_comes_with_its_alignment(adder):
     trained = restore(adder[0])
     (best, second), *others = texts.write_texts(trained, ["12+7", "5+60"], beam=2, aligned=True)
@@ -161,6 +163,7 @@ def test_what_is_written_comes_with_its_alignment(adder):
     assert len(others) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given_texts", "message"),
     [(["1x2"], "characters that the model's vocabulary lacks: 'x'"), ([""], "nothing is left")],
@@ -170,6 +173,7 @@ def test_texts_that_cannot_be_read_are_refused(adder, given_texts, message):
         texts.write_texts(restore(adder[0]), given_texts)
 
 
+@pytest.mark.slow
 def test_texts_longer_than_those_of_training_are_refused(adder):
     trained = restore(adder[0])
     data = dataclasses.replace(trained.experiment.data, max_length=5)
