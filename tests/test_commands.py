@@ -104,6 +104,18 @@ MISTAKES = [
         ["--config=configs/mnist1d_paper.py", "--workdir={work}", PLATEAU],
         "the plateau schedule needs a validation split",
     ),
+    ("evaluate", [], "--workdir is missing"),
+    ("evaluate", ["--workdir={work}"], "is no work directory"),
+    ("evaluate", ["--workdir={runs}/digits", "--split=tset"], "did you mean test?"),
+    ("evaluate", ["--workdir={runs}/digits", "--checkpoint=7"], "there are best, last, [2, 4]"),
+    ("generate", ["--workdir={runs}/digits"], "is no text model but a MLP"),
+    ("generate", ["--workdir={runs}/text", "--top_p=0"], "top_p must be above 0 and at most 1"),
+    ("generate", ["--workdir={runs}/text", "--prompt=\u4f60"], "that the model's vocabulary lacks"),
+    ("generate", ["--workdir={runs}/text", "--temperature=-1"], "temperature must not be negative"),
+    ("generate", ["--workdir={runs}/text", "--length=-1"], "--length=-1"),
+    ("generate", ["--workdir={runs}/text", "--prompt="], "--prompt is empty"),
+]
+OF_OTHER_MAINS = [
     ("sweep", [MLP, "--workdir={work}"], "the search space is empty; name a field"),
     ("sweep", [MLP, "--workdir={work}", RATE + "=loguniform(1, 0.1)"], "is upside down or empty"),
     ("sweep", [MLP, "--workdir={work}", RATE[:-1] + "=[1]"], "did you mean learning_rate?"),
@@ -139,16 +151,6 @@ MISTAKES = [
     ("summarize", ["--model=torchvision:resnet5"], "'resnet5' is unknown; did you mean"),
     ("summarize", ["--model=AlexNet", "--size=32"], "pool2: max_pool with window 3 ran out"),
     ("kernels", ["--workdir={work}", "--image={tmp}/empty"], "cannot be read as a picture"),
-    ("evaluate", [], "--workdir is missing"),
-    ("evaluate", ["--workdir={work}"], "is no work directory"),
-    ("evaluate", ["--workdir={runs}/digits", "--split=tset"], "did you mean test?"),
-    ("evaluate", ["--workdir={runs}/digits", "--checkpoint=7"], "there are best, last, [2, 4]"),
-    ("generate", ["--workdir={runs}/digits"], "is no text model but a MLP"),
-    ("generate", ["--workdir={runs}/text", "--top_p=0"], "top_p must be above 0 and at most 1"),
-    ("generate", ["--workdir={runs}/text", "--prompt=\u4f60"], "that the model's vocabulary lacks"),
-    ("generate", ["--workdir={runs}/text", "--temperature=-1"], "temperature must not be negative"),
-    ("generate", ["--workdir={runs}/text", "--length=-1"], "--length=-1"),
-    ("generate", ["--workdir={runs}/text", "--prompt="], "--prompt is empty"),
 ]
 
 
@@ -163,6 +165,14 @@ def test_a_mistake_is_one_line_and_status_2(answers, index):
 
 
 def test_no_mistake_touches_a_work_directory(answers):
+    assert answers.nothing_changed
+
+
+@pytest.mark.slow
+def test_mistakes_of_other_mains_are_one_line_too(runs, tmp_path_factory):
+    answers = make(OF_OTHER_MAINS, runs[0], tmp_path_factory)
+    for index in range(len(OF_OTHER_MAINS)):
+        check(answers, OF_OTHER_MAINS, index)
     assert answers.nothing_changed
 
 

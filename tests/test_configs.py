@@ -21,11 +21,12 @@ SMALLER = {
     "configs.cifar10": "generated_images/small",
     "configs.imagenet": "generated_images/varying",
 }
-# One of almost every file here, all of them in the slow tests.
+# One of almost every file here, the others, and what is slow to compile, in the slow tests.
+LATER = ("configs.addition", "configs.imagenet", "configs.pronunciation")
 FIRST = [
     (module, variant)
     for module, variant in CONFIGS
-    if variant == module.VARIANTS[0] and module.__name__ != "configs.pronunciation"
+    if variant == module.VARIANTS[0] and module.__name__ not in LATER
 ]
 REST = [pytest.param(*pair, marks=pytest.mark.slow) for pair in CONFIGS if pair not in FIRST]
 

@@ -191,8 +191,8 @@ def test_a_signal_saves_first_and_the_run_goes_on_to_the_same_end(tmp_path, monk
 @pytest.mark.slow
 def test_streaming_instead_of_holding_the_data_is_the_same_run(tmp_path):
     fit(small(num_steps=10), tmp_path / "a", quiet=True)
-    data = DataConfig(name="digits", in_memory_limit=0)
-    fit(small(data=data), tmp_path / "a", quiet=True)
+    streamed = dataclasses.replace(small().data, in_memory_limit=0)
+    fit(small(data=streamed), tmp_path / "a", quiet=True)
     fit(small(), tmp_path / "b", quiet=True)
     assert lines(tmp_path / "a") == lines(tmp_path / "b")
 

@@ -230,7 +230,10 @@ def test_a_subclass_with_a_step_of_its_own_runs_that_step():
     assert (outputs == 7).all()
 
 
-@pytest.mark.parametrize("name", ["lstm", "gru", "recurrent_highway"])
+@pytest.mark.parametrize(
+    "name",
+    ["gru", *(pytest.param(n, marks=pytest.mark.slow) for n in ("lstm", "recurrent_highway"))],
+)
 def test_parameters_may_be_half_precision(name):
     layer, x = (
         RNN(CELLS[name](4).clone(param_dtype=jnp.bfloat16)),

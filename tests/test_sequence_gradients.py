@@ -72,7 +72,10 @@ def test_a_written_out_gradient_is_that_of_the_generic_scan(x64, name, flags, re
     jax.tree.map(check, ours, expected)
 
 
-@pytest.mark.parametrize("name", ["vanilla", "lstm", "gru_reset_after"])
+@pytest.mark.parametrize(
+    "name",
+    ["vanilla", *(pytest.param(n, marks=pytest.mark.slow) for n in ("lstm", "gru_reset_after"))],
+)
 def test_a_gradient_has_the_dtype_of_its_parameter(x64, name):
     layer = RNN(CELLS[name](4).clone(param_dtype=jnp.float32))
     x = jnp.ones((2, 3, 4), jnp.float64)
@@ -82,7 +85,7 @@ def test_a_gradient_has_the_dtype_of_its_parameter(x64, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["lstm", *(pytest.param(n, marks=pytest.mark.slow) for n in WRITTEN_OUT if n != "lstm")]
+    "name", ["gru", *(pytest.param(n, marks=pytest.mark.slow) for n in WRITTEN_OUT if n != "gru")]
 )
 def test_second_derivatives_and_forward_mode_go_through_the_switch(x64, name):
     layer, variables, inputs, carry, loss = case(name, "mask_reset")

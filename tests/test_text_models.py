@@ -85,7 +85,7 @@ OBJECTIVES = (
 
 
 # Two compiled gradients each; the others run in the slow tests.
-QUICK = ("tutorial", "cnn", "last", "tagger", "luong")
+QUICK = ("tutorial", "cnn", "last", "tagger", "plain")
 
 
 @pytest.mark.parametrize(

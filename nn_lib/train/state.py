@@ -70,7 +70,8 @@ def create_state(
       smooth_loss: what the moving average of the loss begins at; None keeps none.
     """
     init_key, run_key = jax.random.split(jax.random.key(seed))
-    variables = model.init(init_key, batch["inputs"])
+    # Compiled, the forward pass that init writes falls away: only the parameters are computed.
+    variables = jax.jit(model.init)(init_key, batch["inputs"])
     params = variables["params"]
     model_state = {name: tree for name, tree in variables.items() if name != "params"}
 
