@@ -12,6 +12,8 @@ Ledger   :lstm  validation bits_per_character 2.2  1 seed
          :large validation bits_per_character 2.05  1 seed  --config.data.path=$DATA/text/tiny_shakespeare.txt
 """
 
+import functools
+
 from nn_lib.checks import check_choice
 from nn_lib.data import DataConfig
 from nn_lib.models import CharLM
@@ -32,7 +34,7 @@ def get_config(arg: str = "lstm") -> Experiment:
         model=CharLM(
             cell=cell, num_layers=2 if arg == "stacked" else 1, dropout=0.4 if large else 0.2
         ),
-        objective=next_token,
+        objective=functools.partial(next_token, restart=0.02),
         data=DataConfig(name="python_docs", sequence_length=64),
         optimizer=OptimizerConfig(
             name="adam", learning_rate=3e-3, schedule="cosine", clip_norm=1.0

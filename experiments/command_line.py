@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import jax
 from absl import app, flags
 from ml_collections import config_flags
 
+from experiments.allocator import cpu_only, keep_freed_memory
 from nn_lib.checks import UserError, nearest
 from nn_lib.train import Experiment
 from nn_lib.train.interrupt import Interrupted
@@ -33,6 +35,11 @@ COMPILATION_CACHE = flags.DEFINE_string(
     "Folder for compiled programs, so that a second start is quick; '' compiles anew every time.",
 )
 
+KEEP_FREED_MEMORY = flags.DEFINE_bool(
+    "keep_freed_memory",
+    True,
+    "On CPU: the C library keeps freed memory (glibc), so that steps do not wait for fresh pages.",
+)
 
 END_WITH_PARENT = flags.DEFINE_bool(
     "end_with_parent",
@@ -65,6 +72,8 @@ def run(main: Callable[[], None], required: tuple[str, ...]) -> None:
             _fail(f"unexpected argument {argv[1]!r}; flags begin with --")
         _quiet_logs()
         _use_compilation_cache()
+        if KEEP_FREED_MEMORY.value and cpu_only(jax.config.values["jax_platforms"]):
+            keep_freed_memory()
         if END_WITH_PARENT.value:
             threading.Thread(target=_terminate_at_end_of_input, daemon=True).start()
         try:
@@ -225,8 +234,6 @@ def _quiet_logs() -> None:
 
 def _use_compilation_cache() -> None:
     if COMPILATION_CACHE.value:
-        import jax
-
         folder = Path(COMPILATION_CACHE.value).expanduser()
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

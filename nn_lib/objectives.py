@@ -179,20 +179,29 @@ def multi_task(model, variables, batch, rngs, carry, train: bool, *, tasks: tupl
     return value, {"loss": (value * count, count), **measured}, model_state, carry
 
 
-def next_token(model, variables, batch, rngs, carry, train: bool):
+def next_token(model, variables, batch, rngs, carry, train: bool, *, restart: float = 0.0):
     """Mean cross-entropy in nats of each token given those before it; the carry goes on.
 
     Args:
       batch: `inputs int[B, T]`, `targets int[B, k1]` (the last inputs one step later),
         `reset bool[B, T]` (the state starts anew before that step), `mask bool[B, T]`.
+      restart: the probability that a stream's state starts anew before a window of training. A
+        model that only ever carried its state on may not find its way from the zero state, in
+        which every text it is given begins (Melis, Dyer & Blunsom 2018, "On the state of the art of
+        evaluation in neural language models", with 0.01).
 
     The gradient stops at the window's left border, so that training over consecutive windows is
     truncated back-propagation through time, TBPTT(k1, T): where `T > k1`, the steps without targets
     are those of the window before. The metrics are `loss` (nats), `bits_per_character`,
     `perplexity` and `accuracy`.
     """
-    targets, mask = batch["targets"], batch["mask"]
+    targets, mask, reset = batch["targets"], batch["mask"], batch["reset"]
     overlap = mask.shape[1] - targets.shape[1]
+    if train and restart:
+        key, noise = jax.random.split(rngs["dropout"])
+        rngs = {**rngs, "dropout": noise}
+        anew = jax.random.bernoulli(key, restart, reset.shape[:1])
+        reset = reset.at[:, 0].set(reset[:, 0] | anew)
     model_state = {name: tree for name, tree in variables.items() if name != "params"}
     calls = itertools.count()
 
@@ -210,7 +219,7 @@ def next_token(model, variables, batch, rngs, carry, train: bool):
         batch["inputs"],
         carry,
         advance=targets.shape[1],
-        reset=batch["reset"],
+        reset=reset,
         mask=mask if overlap else None,
     )
     logits, mask = logits[:, overlap:], mask[:, overlap:]

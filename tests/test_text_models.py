@@ -20,7 +20,7 @@ from nn_lib.models import (
     SequenceTagger,
     TextClassifier,
 )
-from nn_lib.objectives import classify, next_token, tag, transduce
+from nn_lib.objectives import classify, tag, transduce
 from nn_lib.recurrent import RNN, BahdanauCell, Bidirectional, GRUCell, LSTMCell, LuongCell, Stacked
 from tests.conftest import F
 
@@ -382,32 +382,6 @@ def test_scheduled_sampling_reads_its_own_tokens_as_often_as_it_is_told(name):
     half = functools.partial(transduce, sampling=0.5)
     gradient = jax.grad(lambda v: half(model, v, batch, rngs, None, True)[0])(variables)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
-
-
-def test_a_language_models_masked_steps_change_nothing(x64):
-    model = CharLM(6, LSTMCell(4))
-    tokens = np.array([[1, 2, 3, 4, 5]])
-    variables = model.init(KEY, tokens)
-    variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), variables)
-
-    def measure(params, steps):
-        batch = {
-            "inputs": np.pad(tokens[:, :4], ((0, 0), (0, steps - 4)), constant_values=5),
-            "targets": np.pad(tokens[:, 1:], ((0, 0), (0, steps - 4)), constant_values=2),
-            "reset": np.zeros((1, steps), bool),
-            "mask": np.arange(steps)[None] < 4,
-        }
-        return next_token(model, {"params": params}, batch, {}, model.initialize_carry(1), True)[0]
-
-    for steps in (4, 7):
-        differentiate = jax.jit(jax.value_and_grad(measure), static_argnums=1)
-        loss, gradient = differentiate(variables["params"], steps)
-        if steps == 4:
-            first = loss, gradient
-    np.testing.assert_allclose(loss, first[0], rtol=1e-12)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), gradient, first[1]
-    )
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags
 
+from experiments.allocator import keep_freed_memory
 from experiments.benchmarks import recurrent
 from experiments.benchmarks import recurrent_peers as peers
 from nn_lib.recurrent import RNN, LSTMCell
@@ -25,7 +26,7 @@ BATCH, INPUTS, UNITS = 16, 64, 128
 
 def main(argv: list[str]) -> None:
     del argv
-    recurrent.keep_freed_memory()
+    keep_freed_memory()
     values = peers.draw((BATCH, LENGTH.value, INPUTS, UNITS), jnp.dtype("float32"))
     ways: dict[str, dict] = {"plain scan": {"custom_gradient": False}, "written out": {}}
     for chunk in map(int, CHUNKS.value):

@@ -11,7 +11,6 @@ and initial state under random cotangents. Writes CSV and a chart to docs/benchm
 """
 
 import csv
-import ctypes
 import os
 import platform
 import statistics
@@ -25,6 +24,7 @@ from pathlib import Path
 import jax
 from absl import app, flags
 
+from experiments.allocator import keep_freed_memory
 from experiments.benchmarks import recurrent_peers as peers
 
 SHAPES = [
@@ -158,21 +158,6 @@ def alternate(sides: dict[str, Callable], train: bool) -> dict[str, float]:
                 side(train)
             times[name].append((time.perf_counter() - began) / repeats[name])
     return {name: statistics.median(found) for name, found in times.items()}
-
-
-def keep_freed_memory() -> None:
-    """Large results would page-fault anew in every call, on every side."""
-    if sys.platform != "linux":
-        return
-    M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
-    mallopt = ctypes.CDLL(None).mallopt
-    for option, value in (
-        (M_MMAP_MAX, 0),
-        (M_TRIM_THRESHOLD, 2**31 - 1),
-        (M_TOP_PAD, 64 * 2**20),
-        (M_ARENA_MAX, 1),
-    ):
-        mallopt(option, value)
 
 
 def draw(file: Path, rows: list[dict]) -> None:
