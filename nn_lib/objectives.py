@@ -201,7 +201,7 @@ def next_token(model, variables, batch, rngs, carry, train: bool, *, restart: fl
         key, noise = jax.random.split(rngs["dropout"])
         rngs = {**rngs, "dropout": noise}
         anew = jax.random.bernoulli(key, restart, reset.shape[:1])
-        reset = reset.at[:, 0].set(reset[:, 0] | anew)
+        reset = reset | (anew[:, None] & (jnp.arange(reset.shape[1]) == 0))
     model_state = {name: tree for name, tree in variables.items() if name != "params"}
     calls = itertools.count()
 
