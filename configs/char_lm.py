@@ -5,8 +5,8 @@ Data     python_docs, the language reference in every Python, no download; any t
          of them by --config.data.path=
 Command  python -m experiments.train --config=configs/char_lm.py --workdir=runs/char_lm
 Then     python -m experiments.generate --workdir=runs/char_lm --prompt='The ' --length=500
-Variants :lstm (default) :gru :vanilla, :stacked, two layers of 256, and :large, an LSTM of 512 units for three times as long
-Hardware 2 CPU cores, 10 minutes; :large longer
+Variants :lstm (default) :gru :vanilla, :stacked, two layers of 256, and :large, 512 units
+Hardware 2 CPU cores, 5 to 6 minutes; :large 15
 Ledger   :lstm  validation bits_per_character 2.2  1 seed
          :lstm  validation bits_per_character 2.2  1 seed  --config.data.path=$DATA/text/tiny_shakespeare.txt
          :large validation bits_per_character 2.05  1 seed  --config.data.path=$DATA/text/tiny_shakespeare.txt
