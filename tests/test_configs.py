@@ -9,8 +9,7 @@ import pytest
 from configs import cifar10
 from nn_lib.data import builders, images
 from nn_lib.data.builders import python_tokens
-from nn_lib.models import VGG, ResNet
-from nn_lib.objectives import next_token
+from nn_lib.models import VGG, CharLM, ResNet
 from nn_lib.train import fit
 from nn_lib.train.run import Run
 from tests.test_codec import CONFIGS
@@ -50,14 +49,15 @@ def test_every_config_takes_one_shrunk_step(
         config.data.data_dir = few_examples_to_remember
     if module.__name__ == "configs.pronunciation":  # needs a dictionary
         config.data.path = few_words
-    if config.objective is next_token:
+    of_characters = isinstance(config.model, CharLM)
+    if of_characters:
         config.model = config.model.clone(cell=config.model.cell.clone(features=4))
         config.data.sequence_length = min(8, config.data.sequence_length)
     batch_size = min(4, config.batch_size)
     config = dataclasses.replace(
         config, batch_size=batch_size, num_steps=1, eval_every=0, log_every=1
     )
-    if config.objective is not next_token and config.data.path is None:
+    if not of_characters and config.data.path is None:
         config.data.train_split = "train[:8]"
     config.data.validation_split = ""
     config.evaluate_with = "last"
