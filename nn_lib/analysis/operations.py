@@ -71,11 +71,11 @@ def operations(
     closed = jax.make_jaxpr(function)(*arguments)
     walk = _Walk()
     sights: dict[core.Var, Sight | None] = {}
+    leaves = jax.tree.leaves(arguments)
     for index, axes in sees.items():
-        variable = closed.jaxpr.invars[index]
-        extent = tuple(variable.aval.shape[a] for a in axes)
+        extent = tuple(leaves[index].shape[a] for a in axes)
         ones = (1,) * len(axes)
-        sights[variable] = Sight(ones, ones, tuple(axes), extent)
+        sights[closed.jaxpr.invars[index]] = Sight(ones, ones, tuple(axes), extent)
     walk.through(closed.jaxpr, sights, "", 1)
     return walk.found
 
