@@ -12,9 +12,6 @@ import sys
 import tempfile
 import traceback
 
-import matplotlib.figure  # noqa: F401
-import tensorboardX  # noqa: F401
-
 import nn_lib.decoding
 import nn_lib.train  # noqa: F401
 
