@@ -23,7 +23,6 @@ from nn_lib.recurrent import GRUCell, LSTMCell, VanillaCell
 from nn_lib.train import Experiment
 
 CELLS = {"lstm": LSTMCell, "gru": GRUCell, "vanilla": VanillaCell}
-RATES = {"gru": 5e-3, "vanilla": 1e-3}
 VARIANTS = (*CELLS, "stacked", "large")
 
 
@@ -40,7 +39,10 @@ def get_config(arg: str = "lstm") -> Experiment:
         objective=functools.partial(next_token, restart=0.02),
         data=DataConfig(name="python_docs", sequence_length=64),
         optimizer=OptimizerConfig(
-            name="adam", learning_rate=RATES.get(arg, 1e-2), schedule="cosine", clip_norm=1.0
+            name="adam",
+            learning_rate=1e-2 if arg in ("lstm", "large") else 3e-3,
+            schedule="cosine",
+            clip_norm=1.0,
         ),
         batch_size=32,
         num_steps=3000 if large else 2000,

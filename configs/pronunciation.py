@@ -53,8 +53,8 @@ def get_config(arg: str = "bahdanau") -> Experiment:
             name="adam", learning_rate=2e-3, schedule="cosine", clip_norm=1.0
         ),
         batch_size=128,
-        num_steps=6_000,
-        eval_every=3_000,
+        num_steps=8_000,
+        eval_every=2_000,
         checkpoint_every=500,
         log_every=100,
         transcription=Transcription(max_length=40),

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from experiments.allocator import cpu_only
+from experiments import allocator
 
 # Allocates and frees 64 MiB again and again, and counts the page faults after the first time.
 COUNT = """
@@ -39,4 +39,11 @@ def test_freed_memory_is_not_faulted_in_again():
 
 @pytest.mark.parametrize("platforms, cpu", [("cpu", True), ("cpu,cuda", True), ("cuda,cpu", False)])
 def test_the_platform_asked_for_decides(platforms, cpu):
-    assert cpu_only(platforms) is cpu
+    assert allocator.cpu_only(platforms) is cpu
+
+
+@pytest.mark.parametrize("plugins, cpu", [([], True), (["cuda13"], False)])
+def test_else_the_installed_plugins_decide(monkeypatch, plugins, cpu):
+    monkeypatch.setattr(allocator, "entry_points", lambda group: plugins)
+    monkeypatch.setattr(allocator, "find_spec", lambda name: None)
+    assert allocator.cpu_only(None) is cpu
