@@ -153,7 +153,9 @@ def device_name() -> str:
     file = Path("/proc/cpuinfo")
     lines = file.read_text().splitlines() if file.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{os.cpu_count()} cores of {names[0] if names else platform.machine()}"
+    affinity = getattr(os, "sched_getaffinity", None)  # fewer under taskset, and XLA keeps to it
+    cores = len(affinity(0)) if affinity else os.cpu_count()
+    return f"{cores} core{'s' * (cores != 1)} of {names[0] if names else platform.machine()}"
 
 
 def _git(*arguments: str) -> str:
