@@ -68,9 +68,9 @@ class Cell(nn.RNNCellBase):
     # Whether the output of a step is `exposed(carry)`, so that the driver may change the carry.
     exposes_output = True
 
-    # Optional: `(w, carry, projected [T, B, ...], again, on) -> (carry, outputs)`, all steps at
-    # once with a gradient of its own. `again` and `on` are `bool[T, B, 1]` or None: the state
-    # returns to zero before the step; the step counts. `written_out` says whether it is to be used.
+    # Optional: `(w, carry, x [T, B, F], again, on) -> (carry, outputs)`, all steps at once with a
+    # gradient of its own. `again` and `on` are `bool[T, B, 1]` or None: the state returns to zero
+    # before the step; the step counts. `written_out` says whether it is to be used.
     sequence = None
 
     @property

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from nn_lib.checks import UserError
 from nn_lib.recurrent.cell import Cell
 from nn_lib.recurrent.gru_sequence import gru_sequence
+from nn_lib.recurrent.products import product
 
 
 class GRUCell(Cell):
@@ -64,9 +65,8 @@ class GRUCell(Cell):
         return h, h
 
     @nn.nowrap
-    def sequence(self, w, carry, projected, again, on):
+    def sequence(self, w, carry, x, again, on):
         """All steps at once, `[T, B, ...]`, by the gradient written out in `gru_sequence`."""
         bias_hn = w["bias_hn"] if self.reset_after else None
-        half = jnp.repeat(jnp.array([0.5, 0.5, 1.0], projected.dtype), self.features)
-        kernel = w["recurrent_kernel"] * half
-        return gru_sequence(kernel, bias_hn, projected * half, carry, again, on)
+        kernel, projected = w["recurrent_kernel"], product(x, w["kernel"])
+        return gru_sequence(kernel, w["bias"], bias_hn, projected, carry, again, on)

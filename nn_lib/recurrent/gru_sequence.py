@@ -7,18 +7,19 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from nn_lib.recurrent.flags import kept, previous, where
+from nn_lib.recurrent.flags import kept, where
+from nn_lib.recurrent.products import tanh, weight_gradient
 
 
 @jax.custom_vjp
-def gru_sequence(recurrent_kernel, bias_hn, projected, carry, again, on):
+def gru_sequence(recurrent_kernel, bias, bias_hn, projected, carry, again, on):
     """Runs the GRU of `gru.GRUCell` over time.
 
     Args:
-      recurrent_kernel: `W_h [H, 3H]`, columns r, z, n, those of r and z halved.
+      recurrent_kernel: `W_h [H, 3H]`, columns r, z, n.
+      bias: `[3H]`; it is added within the loop, where that costs nothing.
       bias_hn: `[H]` for the form with the reset after the product, None for the one before.
-      projected: `[T, B, 3H]`, the input product and bias, halved alike: then the gates are
-        `sigma = (t + 1) / 2` of one tanh t over all columns, which is faster than over some.
+      projected: `[T, B, 3H]`, the input product.
       carry: `h [B, H]`.
       again: `bool[T, B, 1]`, the state returns to zero before the step; or None.
       on: `bool[T, B, 1]`, the step counts, else the state stays and the output is zero; or None.
@@ -26,14 +27,16 @@ def gru_sequence(recurrent_kernel, bias_hn, projected, carry, again, on):
     Returns:
       `(h, outputs [T, B, H])`.
     """
-    last, h = _forward(recurrent_kernel, bias_hn, projected, carry, again, on, save=False)
+    last, h = _forward(recurrent_kernel, bias, bias_hn, projected, carry, again, on, save=False)
     return last, where(on, h, 0)
 
 
-def _forward(recurrent_kernel, bias_hn, projected, carry, again, on, *, save: bool):
-    """The final state, and the states h of every step; to save, (t of r and z, n, m, h).
+def _forward(recurrent_kernel, bias, bias_hn, projected, carry, again, on, *, save: bool):
+    """The final state, and the states h of every step; to save, (t of r and z, n, m, the
+    h before the steps, h).
 
-    m is `h W_hh + b_hn`, which the reset gate multiplies; None where the reset comes before.
+    The gates are `sigma(a) = (t + 1) / 2` for `t = tanh(a / 2)`, which is quicker. m is
+    `h W_hh + b_hn`, which the reset gate multiplies; None where the reset comes before.
     """
     split = 2 * recurrent_kernel.shape[0]
     W_rz, W_hh = recurrent_kernel[:, :split], recurrent_kernel[:, split:]
@@ -41,45 +44,45 @@ def _forward(recurrent_kernel, bias_hn, projected, carry, again, on, *, save: bo
     def step(h, now):
         x, again, on = now
         h_before = kept(again, h)
+        x = x + bias
         x_rz, x_n = x[..., :split], x[..., split:]
         if bias_hn is None:
-            t = jnp.tanh(x_rz + h_before @ W_rz)
+            t = tanh(0.5 * (x_rz + h_before @ W_rz))
             r, z = jnp.split(0.5 * t + 0.5, 2, axis=-1)
-            m, n = None, jnp.tanh(x_n + (r * h_before) @ W_hh)
+            m, n = None, tanh(x_n + (r * h_before) @ W_hh)
         else:
             product = h_before @ recurrent_kernel
-            t = jnp.tanh(x + product)[..., :split]
+            t = tanh(0.5 * (x + product))[..., :split]
             r, z = jnp.split(0.5 * t + 0.5, 2, axis=-1)
             m = product[..., split:] + bias_hn
-            n = jnp.tanh(x_n + r * m)
+            n = tanh(x_n + r * m)
         h = where(on, z * h_before + (1 - z) * n, h_before)
-        return h, (t, n, m, h) if save else h
+        return h, (t, n, m, h_before, h) if save else h
 
     return lax.scan(step, carry, (projected, again, on))
 
 
-def _save(recurrent_kernel, bias_hn, projected, carry, again, on):
-    last, saved = _forward(recurrent_kernel, bias_hn, projected, carry, again, on, save=True)
-    kept_for_later = (recurrent_kernel, bias_hn, carry, again, on, saved)
-    return (last, where(on, saved[-1], 0)), kept_for_later
+def _save(recurrent_kernel, bias, bias_hn, projected, carry, again, on):
+    last, saved = _forward(recurrent_kernel, bias, bias_hn, projected, carry, again, on, save=True)
+    *needed, h = saved
+    return (last, where(on, h, 0)), (recurrent_kernel, bias_hn, again, on, needed)
 
 
 def _gradient(saved, cotangent):
-    recurrent_kernel, bias_hn, h_0, again, on, (t, n, m, h) = saved
+    recurrent_kernel, bias_hn, again, on, (t, n, m, h_before) = saved
     dh, d_outputs = cotangent
     split = 2 * recurrent_kernel.shape[0]
     W_rz, W_hh = recurrent_kernel[:, :split], recurrent_kernel[:, split:]
     t_r, t_z = jnp.split(t, 2, axis=-1)
     r, z = 0.5 * t_r + 0.5, 0.5 * t_z + 0.5
-    h_before = kept(again, previous(h_0, h))
     # dh_t / d(arguments of n and z); of r's, what multiplies the cotangent of r . (...).
     k_n = where(on, (1 - z) * (1 - n**2), 0)
-    k_z = where(on, (h_before - n) * (0.5 - 0.5 * t_z**2), 0)
+    k_z = where(on, (h_before - n) * (0.25 - 0.25 * t_z**2), 0)
     stay = where(on, z, 1)
     d_outputs = where(on, d_outputs, 0)
 
     if bias_hn is None:
-        k_r = where(on, h_before * (0.5 - 0.5 * t_r**2), 0)
+        k_r = where(on, h_before * (0.25 - 0.25 * t_r**2), 0)
         W_rz_T, W_hh_T = W_rz.T, W_hh.T
         reset = where(on, r, 0)
 
@@ -94,11 +97,12 @@ def _gradient(saved, cotangent):
 
         steps = (d_outputs, k_n, k_z, k_r, reset, stay, again)
         d_carry, d = lax.scan(step, dh, steps, reverse=True)
-        d_W_rz = jnp.einsum("tbh,tbg->hg", h_before, d[..., :split])
-        d_W_hh = jnp.einsum("tbh,tbg->hg", where(on, r * h_before, 0), d[..., split:])
-        return jnp.concatenate([d_W_rz, d_W_hh], axis=1), None, d, d_carry, None, None
+        d_W_rz = weight_gradient(h_before, d[..., :split])
+        d_W_hh = weight_gradient(where(on, r * h_before, 0), d[..., split:])
+        d_kernel = jnp.concatenate([d_W_rz, d_W_hh], axis=1)
+        return d_kernel, d.sum((0, 1)), None, d, d_carry, None, None
 
-    k_r = where(on, m * (0.5 - 0.5 * t_r**2), 0) * k_n
+    k_r = where(on, m * (0.25 - 0.25 * t_r**2), 0) * k_n
     coefficients = jnp.concatenate([k_r, k_z, k_n * where(on, r, 0)], axis=-1)
     transposed = recurrent_kernel.T
 
@@ -110,10 +114,10 @@ def _gradient(saved, cotangent):
 
     steps_after = (d_outputs, coefficients, stay, again)
     d_carry, (d, dh_all) = lax.scan(step_after, dh, steps_after, reverse=True)
-    d_kernel = jnp.einsum("tbh,tbg->hg", h_before, d)
+    d_kernel = weight_gradient(h_before, d)
     d_projected = jnp.concatenate([d[..., :split], k_n * dh_all], axis=-1)
-    d_bias_hn = d[..., split:].sum((0, 1)).astype(bias_hn.dtype)
-    return d_kernel, d_bias_hn, d_projected, d_carry, None, None
+    d_bias_hn = d[..., split:].sum((0, 1))
+    return d_kernel, d_projected.sum((0, 1)), d_bias_hn, d_projected, d_carry, None, None
 
 
 gru_sequence.defvjp(_save, _gradient)

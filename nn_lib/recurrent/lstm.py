@@ -8,6 +8,7 @@ from nn_lib.checks import check_choice
 from nn_lib.recurrent import lstm_variants
 from nn_lib.recurrent.cell import Cell
 from nn_lib.recurrent.lstm_sequence import lstm_sequence
+from nn_lib.recurrent.products import product
 
 
 class LSTMCell(Cell):
@@ -81,11 +82,10 @@ class LSTMCell(Cell):
         return self.gates == "all" and not (self.peephole or self.projection or self.layer_norm)
 
     @nn.nowrap
-    def sequence(self, w, carry, projected, again, on):
+    def sequence(self, w, carry, x, again, on):
         """All steps at once, `[T, B, ...]`, by the gradient written out in `lstm_sequence`."""
-        halves = jnp.array([0.5, 0.5, 0.5, 1.0], projected.dtype)
-        half = jnp.repeat(halves, self.features)
-        return lstm_sequence(w["recurrent_kernel"] * half, projected * half, carry, again, on)
+        projected = product(x, w["kernel"])
+        return lstm_sequence(w["recurrent_kernel"], w["bias"], projected, carry, again, on)
 
     @nn.nowrap
     def exposed(self, carry):

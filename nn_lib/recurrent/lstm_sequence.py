@@ -7,19 +7,21 @@ them is computed for all steps at once before it, and the weight gradient is one
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from nn_lib.recurrent.flags import held, kept, previous, where
+from nn_lib.recurrent.products import tanh, weight_gradient
 
 
 @jax.custom_vjp
-def lstm_sequence(recurrent_kernel, projected, carry, again, on):
+def lstm_sequence(recurrent_kernel, bias, projected, carry, again, on):
     """Runs the LSTM of `lstm.LSTMCell` over time.
 
     Args:
-      recurrent_kernel: `W_h [H, 4H]`, columns i, f, o, g, those of the gates i, f, o halved.
-      projected: `[T, B, 4H]`, the input product and bias, halved alike: then all four blocks of
-        `t = tanh(projected + h W_h)` come from one tanh, and `sigma = (t + 1) / 2` for the gates.
+      recurrent_kernel: `W_h [H, 4H]`, columns i, f, o, g.
+      bias: `[4H]`; it is added within the loop, where that costs nothing.
+      projected: `[T, B, 4H]`, the input product.
       carry: `(c, h)`, each `[B, H]`.
       again: `bool[T, B, 1]`, the state returns to zero before the step; or None.
       on: `bool[T, B, 1]`, the step counts, else the state stays and the output is zero; or None.
@@ -27,42 +29,51 @@ def lstm_sequence(recurrent_kernel, projected, carry, again, on):
     Returns:
       `((c, h), outputs [T, B, H])`.
     """
-    result, h = _forward(recurrent_kernel, projected, carry, again, on, save=False)
+    result, h = _forward(recurrent_kernel, bias, projected, carry, again, on, save=False)
     return result, where(on, h, 0)
 
 
-def _forward(recurrent_kernel, projected, carry, again, on, *, save: bool):
-    """The final carry, and the states h of every step; to save, (gates t, cell states c, h)."""
+def _forward(recurrent_kernel, bias, projected, carry, again, on, *, save: bool):
+    """The final carry, and the states h of every step; to save, (t, the cell states c,
+    the h before the steps, h).
+
+    The blocks i, f, o of t are `tanh(a / 2)`, whence the gates are `sigma(a) = (t + 1) / 2`, and
+    the block g is `tanh(a)`: one tanh over the whole width, which is faster than over parts.
+    """
+    half = np.repeat([0.5, 0.5, 0.5, 1.0], len(bias) // 4).astype(bias.dtype)
 
     def step(carry, now):
         x, again, on = now
         c_before, h_before = kept(again, carry)
-        t = jnp.tanh(x + h_before @ recurrent_kernel)
+        t = tanh((x + h_before @ recurrent_kernel + bias) * half)
         i, f, o, g = jnp.split(t, 4, axis=-1)
         c = (0.5 * f + 0.5) * c_before + (0.5 * i + 0.5) * g
-        h = (0.5 * o + 0.5) * jnp.tanh(c)
+        h = (0.5 * o + 0.5) * tanh(c)
         c, h = where(on, c, c_before), where(on, h, h_before)
-        return (c, h), (t, c, h) if save else h
+        return (c, h), (t, c, h_before, h) if save else h
 
     return lax.scan(step, carry, (projected, again, on))
 
 
-def _save(recurrent_kernel, projected, carry, again, on):
-    result, (t, c, h) = _forward(recurrent_kernel, projected, carry, again, on, save=True)
-    saved = (recurrent_kernel, carry, again, on, t, c, h)
+def _save(recurrent_kernel, bias, projected, carry, again, on):
+    result, (t, c, h_before, h) = _forward(
+        recurrent_kernel, bias, projected, carry, again, on, save=True
+    )
+    saved = (recurrent_kernel, carry[0], again, on, t, c, h_before)
     return (result, where(on, h, 0)), saved
 
 
 def _gradient(saved, cotangent):
-    recurrent_kernel, (c_0, h_0), again, on, t, c, h = saved
+    recurrent_kernel, c_0, again, on, t, c, h_before = saved
     (dc, dh), d_outputs = cotangent
     i, f, o, g = jnp.split(t, 4, axis=-1)
-    c_before, h_before = kept(again, (previous(c_0, c), previous(h_0, h)))
-    tanh_c = jnp.tanh(c)
+    c_before = kept(again, previous(c_0, c))
+    tanh_c = tanh(c)
     c_of_h = (0.5 * o + 0.5) * (1 - tanh_c**2)  # dh_t / dc_t
-    # d(c_t or h_t) / d(argument of t), block by block: i, f, g act on c_t, o acts on h_t.
-    factors = jnp.concatenate([0.5 * g, 0.5 * c_before, 0.5 * tanh_c, 0.5 * i + 0.5], axis=-1)
-    k = where(on, factors * (1 - t**2), 0)
+    # d(c_t or h_t) / da, block by block: i, f, g act on c_t, o acts on h_t.
+    k_i, k_f = g * (0.25 - 0.25 * i**2), c_before * (0.25 - 0.25 * f**2)
+    k_o, k_g = tanh_c * (0.25 - 0.25 * o**2), (0.5 * i + 0.5) * (1 - g**2)
+    k = where(on, jnp.concatenate([k_i, k_f, k_o, k_g], axis=-1), 0)
     c_of_h = where(on, c_of_h, 0)
     forget = where(on, 0.5 * f + 0.5, 1)
     transposed = recurrent_kernel.T
@@ -78,8 +89,7 @@ def _gradient(saved, cotangent):
 
     steps = (where(on, d_outputs, 0), c_of_h, k, forget, again, on)
     d_carry, d = lax.scan(step, (dc, dh), steps, reverse=True)
-    d_kernel = jnp.einsum("tbh,tbg->hg", h_before, d)
-    return d_kernel, d, d_carry, None, None
+    return weight_gradient(h_before, d), d.sum((0, 1)), d, d_carry, None, None
 
 
 lstm_sequence.defvjp(_save, _gradient)

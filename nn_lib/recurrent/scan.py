@@ -153,9 +153,10 @@ class RNN(nn.Module):
 
         def run(w, carry, steps, fresh):
             x, on, again, zone, shift = steps
-            projected = cell.project(w, cell.cast(x))
             if custom:
-                return cell.sequence(w, carry, projected, _column(again), _column(on))
+                one = jax.tree.map(lambda leaf: leaf.astype(dtype), (w, x))
+                return cell.sequence(one[0], carry, one[1], _column(again), _column(on))
+            projected = cell.project(w, cell.cast(x))
 
             def body(carry, now):
                 return _guarded(functools.partial(step, w), carry, *now, fresh)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from nn_lib.recurrent.cell import Cell
+from nn_lib.recurrent.products import product
 from nn_lib.recurrent.vanilla_sequence import vanilla_sequence
 
 
@@ -46,6 +47,7 @@ class VanillaCell(Cell):
         return self.activation is jnp.tanh
 
     @nn.nowrap
-    def sequence(self, w, carry, projected, again, on):
+    def sequence(self, w, carry, x, again, on):
         """All steps at once, `[T, B, ...]`, by the gradient written out in `vanilla_sequence`."""
-        return vanilla_sequence(w["recurrent_kernel"], projected, carry, again, on)
+        projected = product(x, w["kernel"])
+        return vanilla_sequence(w["recurrent_kernel"], w["bias"], projected, carry, again, on)

@@ -4,19 +4,20 @@ See `lstm_sequence`.
 """
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
-from nn_lib.recurrent.flags import held, kept, previous, where
+from nn_lib.recurrent.flags import held, kept, where
+from nn_lib.recurrent.products import tanh, weight_gradient
 
 
 @jax.custom_vjp
-def vanilla_sequence(recurrent_kernel, projected, carry, again, on):
-    """Runs `h_t = tanh(projected_t + h_{t-1} W_h)` over time.
+def vanilla_sequence(recurrent_kernel, bias, projected, carry, again, on):
+    """Runs `h_t = tanh(projected_t + h_{t-1} W_h + b)` over time.
 
     Args:
       recurrent_kernel: `W_h [H, H]`.
-      projected: `[T, B, H]`, the input product and bias.
+      bias: `[H]`.
+      projected: `[T, B, H]`, the input product.
       carry: `h [B, H]`.
       again: `bool[T, B, 1]`, the state returns to zero before the step; or None.
       on: `bool[T, B, 1]`, the step counts, else the state stays and the output is zero; or None.
@@ -24,42 +25,41 @@ def vanilla_sequence(recurrent_kernel, projected, carry, again, on):
     Returns:
       `(h, outputs [T, B, H])`.
     """
-    last, h = _forward(recurrent_kernel, projected, carry, again, on)
+    last, h = _forward(recurrent_kernel, bias, projected, carry, again, on, save=False)
     return last, where(on, h, 0)
 
 
-def _forward(recurrent_kernel, projected, carry, again, on):
+def _forward(recurrent_kernel, bias, projected, carry, again, on, *, save: bool):
+    """The final state, and the states h of every step; to save, (those before the steps, h)."""
+
     def step(h, now):
         x, again, on = now
         h_before = kept(again, h)
-        h = where(on, jnp.tanh(x + h_before @ recurrent_kernel), h_before)
-        return h, h
+        h = where(on, tanh(x + h_before @ recurrent_kernel + bias), h_before)
+        return h, (h_before, h) if save else h
 
     return lax.scan(step, carry, (projected, again, on))
 
 
-def _save(recurrent_kernel, projected, carry, again, on):
-    last, h = _forward(recurrent_kernel, projected, carry, again, on)
-    return (last, where(on, h, 0)), (recurrent_kernel, carry, again, on, h)
+def _save(recurrent_kernel, bias, projected, carry, again, on):
+    last, (h_before, h) = _forward(recurrent_kernel, bias, projected, carry, again, on, save=True)
+    return (last, where(on, h, 0)), (recurrent_kernel, again, on, h_before, h)
 
 
 def _gradient(saved, cotangent):
-    recurrent_kernel, h_0, again, on, h = saved
+    recurrent_kernel, again, on, h_before, h = saved
     dh, d_outputs = cotangent
-    slopes = where(on, 1 - h**2, 0)
     transposed = recurrent_kernel.T
 
     def step(dh, now):
-        d_out, slope, again, on = now
+        d_out, h, again, on = now
         through = held(on, dh)
-        d = slope * (dh + d_out)
+        d = where(on, (1 - h**2) * (dh + d_out), 0)
         return kept(again, d @ transposed + through), d
 
-    steps = (where(on, d_outputs, 0), slopes, again, on)
+    steps = (where(on, d_outputs, 0), h, again, on)
     d_carry, d = lax.scan(step, dh, steps, reverse=True)
-    h_before = kept(again, previous(h_0, h))
-    d_kernel = jnp.einsum("tbh,tbg->hg", h_before, d).astype(recurrent_kernel.dtype)
-    return d_kernel, d, d_carry, None, None
+    return weight_gradient(h_before, d), d.sum((0, 1)), d, d_carry, None, None
 
 
 vanilla_sequence.defvjp(_save, _gradient)
