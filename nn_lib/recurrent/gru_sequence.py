@@ -110,13 +110,13 @@ def _gradient(saved, cotangent):
         d_out, k, stay, again = now
         dh = dh + d_out
         d = k * jnp.concatenate([dh, dh, dh], axis=-1)
-        return kept(again, d @ transposed + stay * dh), (d, dh)
+        return kept(again, d @ transposed + stay * dh), dh
 
     steps_after = (d_outputs, coefficients, stay, again)
-    d_carry, (d, dh_all) = lax.scan(step_after, dh, steps_after, reverse=True)
-    d_kernel = weight_gradient(h_before, d)
+    d_carry, dh_all = lax.scan(step_after, dh, steps_after, reverse=True)
+    d = coefficients * jnp.concatenate([dh_all, dh_all, dh_all], axis=-1)  # of the products with h
     d_projected = jnp.concatenate([d[..., :split], k_n * dh_all], axis=-1)
-    d_bias_hn = d[..., split:].sum((0, 1))
+    d_kernel, d_bias_hn = weight_gradient(h_before, d), d[..., split:].sum((0, 1))
     return d_kernel, d_projected.sum((0, 1)), d_bias_hn, d_projected, d_carry, None, None
 
 
