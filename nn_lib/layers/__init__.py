@@ -7,6 +7,7 @@ from nn_lib.layers.activations import lenet_squash, maxout, scaled_tanh
 from nn_lib.layers.blocks import Apply, ConvUnit, Inception
 from nn_lib.layers.conv import Conv, ConvTranspose, convolve, convolve_transposed
 from nn_lib.layers.conv_variants import DepthwiseConv, LocallyConnected, SeparableConv
+from nn_lib.layers.fast_paths import fast_paths
 from nn_lib.layers.highway import Highway
 from nn_lib.layers.normalization import (
     BatchNorm,
@@ -54,6 +55,7 @@ __all__ = [
     "avg_pool",
     "convolve",
     "convolve_transposed",
+    "fast_paths",
     "global_avg_pool",
     "global_max_pool",
     "lenet_squash",
