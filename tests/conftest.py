@@ -34,6 +34,11 @@ def F(shape, start, scale=1.0):
     return scale * np.sin(start + np.arange(np.prod(shape))).reshape(shape)
 
 
+def swapped(array):
+    """Channels last to channels first."""
+    return np.moveaxis(np.asarray(array), -1, 1)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def data_folder(tmp_path_factory):
     """Embedded data sets are built once a test session, into a folder that its workers share."""
