@@ -32,7 +32,7 @@ def _product_gradient(saved, d):
     return lax.dot_general(d, kernel, (((2,), (1,)), ((), ()))), weight_gradient(x, d)
 
 
-product.defvjp(lambda x, kernel: (product(x, kernel), (x, kernel)), _product_gradient)
+product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_gradient)
 
 
 def weight_gradient(x: jax.Array, d: jax.Array) -> jax.Array:
