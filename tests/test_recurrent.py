@@ -191,6 +191,59 @@ def test_mistakes_are_named(inputs, flags, message):
         layer.init(jax.random.key(0), np.zeros(inputs, np.float32), **flags)
 
 
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (lambda: RNN(VanillaCell), "RNN expects a cell, as in .*, got the class VanillaCell"),
+        (lambda: RNN(RNN(VanillaCell(4))), "RNN expects a cell, as in .*, got RNN"),
+        (lambda: RNN(VanillaCell(4), chunk=2.5), "expects chunk, steps, or 0 for none, got 2.5"),
+        (lambda: RNN(VanillaCell(0)), "VanillaCell expects features, a whole number of .*, got 0"),
+        (lambda: RNN(LSTMCell(4.0)), "LSTMCell expects features, a whole number of .*, got 4.0"),
+        (lambda: Stacked([VanillaCell(4)]), r"Stacked expects layers, got the cell VanillaCell; "),
+        (
+            lambda: Bidirectional(RNN(VanillaCell(4)), RNN(VanillaCell(4))),
+            "a forward layer and a backward one, .*, got reverse=False and reverse=False",
+        ),
+    ],
+)
+def test_layers_that_cannot_be_meant_are_named(layer, message):
+    with pytest.raises(UserError, match=message) as caught:
+        layer().init(jax.random.key(0), jnp.ones((2, 5, 3)))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("cell", [GRUCell(4), nn.GRUCell(4)])
+def test_inputs_of_another_width_than_in_init_are_named(cell):
+    layer = RNN(cell)
+    variables = layer.init(jax.random.key(0), jnp.ones((2, 5, 3)))
+    with pytest.raises(UserError, match=r"GRUCell expects inputs as wide as .*, got F = 6"):
+        layer.apply(variables, jnp.ones((2, 5, 6)))
+
+
+@pytest.mark.parametrize(
+    ("carry", "inputs", "message"),
+    [
+        (np.zeros((2, 4)), np.ones((2, 3)), r"of LSTMCell with shapes \(\(2, 4\), \(2, 4\)\)"),
+        ([np.zeros((2, 4))] * 2, np.ones((2, 3)), r"a tuple of 2 arrays, got a list"),
+        ((np.zeros((2, 4)),) * 2, np.ones((2, 3), int), "floating-point inputs, got int"),
+        ((np.zeros((2, 4)),) * 2, np.ones((2, 6)), "made for, F = 3, got F = 6"),
+    ],
+)
+def test_a_cell_by_itself_names_mistakes_too(carry, inputs, message):
+    cell, zeros = LSTMCell(4), jnp.zeros((2, 4))
+    variables = cell.init(jax.random.key(0), (zeros, zeros), jnp.ones((2, 3)))
+    with pytest.raises(UserError, match=message):
+        cell.apply(variables, carry, inputs)
+
+
+def test_lists_are_inputs_too():
+    layer = RNN(VanillaCell(2))
+    variables = layer.init(jax.random.key(0), jnp.ones((1, 2, 1)))
+    listed = [[[1.0], [2.0]]]
+    found, expected = (layer.apply(variables, x)[1] for x in (listed, jnp.array(listed)))
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_a_carry_is_needed_for_every_layer():
     stack = Stacked([RNN(VanillaCell(4)), RNN(VanillaCell(4)), RNN(VanillaCell(4))])
     x, h = jnp.ones((2, 5, 4)), jnp.zeros((2, 4))

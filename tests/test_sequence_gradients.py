@@ -110,6 +110,23 @@ def test_second_derivatives_and_forward_mode_go_through_the_switch(x64, name):
     np.testing.assert_allclose(forward, slope(layer, variables), rtol=1e-10)
 
 
+@pytest.mark.parametrize("name", WRITTEN_OUT)
+def test_a_hessian_needs_no_switch(x64, name):
+    """Forward over reverse: the written-out gradient is itself made of what has both modes."""
+    layer, variables, inputs, carry, loss = case(name, "mask", features=2)
+    generic = layer.clone(custom_gradient=False)
+    direction = jax.tree.map(lambda leaf: jnp.cos(jnp.ones_like(leaf)), (variables, inputs, carry))
+
+    def product(layer):
+        gradient = jax.grad(functools.partial(loss, layer), argnums=(0, 1, 2))
+        return jax.jvp(gradient, (variables, inputs, carry), direction)[1]
+
+    found, expected = (jax.jit(functools.partial(product, each))() for each in (layer, generic))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), found, expected
+    )
+
+
 @pytest.mark.parametrize("name", every_cell())
 def test_a_gradient_is_that_of_finite_differences(x64, name):
     # After a reset NAS is at a kink: relu(a3 . q3) where q3 is the bias, 0.

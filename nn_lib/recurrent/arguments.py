@@ -1,8 +1,13 @@
-"""What the drivers accept: masks from lengths, and one-line errors for the rest."""
+"""What cells and drivers accept: masks from lengths, and one-line errors for the rest."""
+
+import contextlib
+from collections.abc import Iterator
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax.errors import ScopeParamShapeError
 
 from nn_lib.checks import UserError, check_rank
 
@@ -25,6 +30,19 @@ def check_flags(name: str, flags, inputs: jax.Array) -> jax.Array | None:
     return flags
 
 
+def check_cell(cell) -> None:
+    """Raises UserError for what is no cell, a class or a whole layer for example."""
+    if not isinstance(cell, nn.RNNCellBase):
+        came = f"the class {cell.__name__}" if isinstance(cell, type) else type(cell).__name__
+        raise UserError(f"RNN expects a cell, as in RNN(LSTMCell(64)), got {came}")
+    check_size(type(cell).__name__, "features", getattr(cell, "features", 1))
+
+
+def check_size(who: str, name: str, size) -> None:
+    if not isinstance(size, int | np.integer) or size < 1:
+        raise UserError(f"{who} expects {name}, a whole number of at least 1, got {size!r}")
+
+
 def check_inputs(inputs: jax.Array) -> None:
     check_rank("RNN", inputs, "[B, T, F]")
     if not jnp.issubdtype(inputs.dtype, jnp.floating):
@@ -40,9 +58,31 @@ def check_inputs(inputs: jax.Array) -> None:
 
 
 def check_carry(cell: nn.RNNCellBase, carry, fresh) -> None:
-    expected, came = (jax.tree.map(jnp.shape, tree) for tree in (fresh, carry))
+    expected, came = (
+        jax.tree.map(lambda leaf: leaf.shape if hasattr(leaf, "shape") else (), tree)
+        for tree in (fresh, carry)
+    )
+    if isinstance(expected, tuple) and isinstance(carry, list):
+        raise UserError(
+            f"RNN expects an initial_carry of {type(cell).__name__} as a tuple of "
+            f"{len(fresh)} arrays, got a list; tuple(carry) makes one"
+        )
     if expected != came:
         raise UserError(
             f"RNN expects an initial_carry of {type(cell).__name__} with shapes {expected}, got "
             f"{came}; is it that of another cell or batch?"
         )
+
+
+@contextlib.contextmanager
+def width_of_its_parameters(cell: nn.RNNCellBase, features: int) -> Iterator[None]:
+    """Turns Flax's error about the shape of a parameter into one about the width of the inputs."""
+    try:
+        yield
+    except ScopeParamShapeError as error:
+        kernel = cell.variables.get("params", {}).get("kernel")
+        made = "" if kernel is None else f", F = {kernel.shape[0]}"
+        raise UserError(
+            f"{type(cell).__name__} expects inputs as wide as those that its parameters were made "
+            f"for{made}, got F = {features}; use the inputs of init, or init anew"
+        ) from error

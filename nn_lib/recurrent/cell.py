@@ -4,6 +4,7 @@ A cell is a Flax `RNNCellBase`, so Flax's own `nn.RNN` runs it; our driver (`sca
 three parts instead, so that the input product leaves the loop over time.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from nn_lib.checks import UserError
+from nn_lib.recurrent.arguments import (
+    check_carry,
+    check_cell,
+    check_size,
+    width_of_its_parameters,
+)
 
 
 class Cell(nn.RNNCellBase):
@@ -30,7 +37,13 @@ class Cell(nn.RNNCellBase):
 
     def __call__(self, carry, x: jax.Array):
         """One step: `(carry, x [B, F]) -> (carry, output [B, features])`."""
-        w = self.weights(x.shape[-1])
+        check_cell(self)
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise UserError(f"{type(self).__name__} expects floating-point inputs, got {x.dtype}")
+        fresh = functools.partial(self.initialize_carry, jax.random.key(0), x.shape)
+        check_carry(self, carry, jax.eval_shape(fresh))
+        with width_of_its_parameters(self, x.shape[-1]):
+            w = self.weights(x.shape[-1])
         return self.step(w, carry, self.project(w, self.cast(x)))
 
     def weights(self, input_features: int):
@@ -119,6 +132,7 @@ class Cell(nn.RNNCellBase):
           recurrent_features: rows of the recurrent kernel, where they are not H.
         """
         h, dtype = self.features, self.param_dtype
+        check_size(type(self).__name__, "input features", input_features)
         count = blocks if recurrent_blocks is None else recurrent_blocks
         rows = recurrent_features or h
 

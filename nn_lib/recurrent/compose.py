@@ -34,6 +34,7 @@ class Stacked(nn.Module):
     ):
         """`(inputs [B, T, F]) -> (carries, outputs [B, T, H])`, as `RNN`."""
         carries = []
+        _check_layers("Stacked", self.layers)
         initial = _parts("Stacked", initial_carry, len(self.layers))
         outputs = inputs
         for index, (layer, carry) in enumerate(zip(self.layers, initial)):
@@ -73,6 +74,14 @@ class Bidirectional(nn.Module):
         train: bool = False,
     ):
         """As `RNN`; the carry is the pair (forward's, backward's)."""
+        _check_layers("Bidirectional", (self.forward, self.backward))
+        directions = [getattr(layer, "reverse", None) for layer in (self.forward, self.backward)]
+        if directions in ([False, False], [True, True], [True, False]):
+            raise UserError(
+                "Bidirectional expects a forward layer and a backward one, as in "
+                "Bidirectional(RNN(cell), RNN(cell, reverse=True)), got reverse="
+                f"{directions[0]} and reverse={directions[1]}"
+            )
         first, second = _parts("Bidirectional", initial_carry, 2)
         arguments = {"mask": mask, "reset": reset, "train": train}
         ahead, left = self.forward(inputs, initial_carry=first, **arguments)
@@ -82,6 +91,13 @@ class Bidirectional(nn.Module):
     @nn.nowrap
     def initialize_carry(self, batch_size: int):
         return self.forward.initialize_carry(batch_size), self.backward.initialize_carry(batch_size)
+
+
+def _check_layers(who: str, layers: Sequence[nn.Module]) -> None:
+    for layer in layers:
+        if isinstance(layer, nn.RNNCellBase):
+            name = type(layer).__name__
+            raise UserError(f"{who} expects layers, got the cell {name}; RNN({name}(...)) is one")
 
 
 def _parts(who: str, initial_carry, count: int) -> tuple:

@@ -9,12 +9,17 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.errors import ScopeParamShapeError
 from jax import lax
 
 from nn_lib.checks import UserError
 from nn_lib.recurrent import noise
-from nn_lib.recurrent.arguments import check_carry, check_flags, check_inputs
+from nn_lib.recurrent.arguments import (
+    check_carry,
+    check_cell,
+    check_flags,
+    check_inputs,
+    width_of_its_parameters,
+)
 from nn_lib.recurrent.cell import Cell
 
 
@@ -87,8 +92,10 @@ class RNN(nn.Module):
         """
         for name in ("input_dropout", "state_dropout", "output_dropout"):
             noise.check_rate(name, getattr(self, name))
-        if self.chunk < 0:
+        check_cell(self.cell)
+        if not isinstance(self.chunk, int) or self.chunk < 0:
             raise UserError(f"RNN expects chunk, steps, or 0 for none, got {self.chunk}")
+        inputs = inputs if hasattr(inputs, "dtype") else jnp.asarray(inputs)
         check_inputs(inputs)
         mask, reset = check_flags("mask", mask, inputs), check_flags("reset", reset, inputs)
         fresh = self._fresh_carry(inputs)
@@ -110,7 +117,8 @@ class RNN(nn.Module):
     def _run_own(self, carry, x, on, again, fresh, context, train: bool):
         """Weights once; then project and run, the whole sequence or chunk by chunk."""
         cell: Any = self.cell
-        w = self._weights(x.shape[-1])
+        with width_of_its_parameters(cell, x.shape[-1]):
+            w = cell.weights(x.shape[-1])
         if context is not None:
             w = cell.with_context(w, context)
         dtype = cell.dtype or jnp.promote_types(jax.tree.leaves(w)[0].dtype, x.dtype)
@@ -197,18 +205,8 @@ class RNN(nn.Module):
             return _guarded(cell, carry, *now, fresh)
 
         scan = nn.scan(one, variable_broadcast="params", split_rngs={"params": False})
-        return scan(self.cell, carry, steps)
-
-    def _weights(self, features: int):
-        try:
-            return self.cell.weights(features)
-        except ScopeParamShapeError as error:
-            kernel = self.cell.variables.get("params", {}).get("kernel")
-            made = "" if kernel is None else f", F = {kernel.shape[0]}"
-            raise UserError(
-                f"RNN expects inputs [B, T, F] as wide as those that its parameters were made for"
-                f"{made}, got F = {features}; use the inputs of init, or init anew"
-            ) from error
+        with width_of_its_parameters(self.cell, steps[0].shape[-1]):
+            return scan(self.cell, carry, steps)
 
     def _dropped(self, x: jax.Array, rate: float, train: bool) -> jax.Array:
         """`[T, B, F]` with features dropped from all steps of a sequence alike."""
