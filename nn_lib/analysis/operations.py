@@ -18,6 +18,8 @@ import jax
 import numpy as np
 from jax.extend import core
 
+from nn_lib.layers.fast_paths import fast_paths
+
 Field = tuple[float, ...]
 
 
@@ -68,7 +70,8 @@ def operations(
       arguments: arrays or `jax.ShapeDtypeStruct`s; nothing is computed.
       sees: the flat indices of the arguments that are images or sequences, with their spatial axes.
     """
-    closed = jax.make_jaxpr(function)(*arguments)
+    with fast_paths(False):  # as the equations say it, not as it is quickest
+        closed = jax.make_jaxpr(function)(*arguments)
     walk = _Walk()
     sights: dict[core.Var, Sight | None] = {}
     leaves = jax.tree.leaves(arguments)

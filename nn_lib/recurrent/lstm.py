@@ -1,5 +1,7 @@
 """The long short-term memory cell."""
 
+import functools
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.nn import sigmoid
@@ -43,17 +45,11 @@ class LSTMCell(Cell):
     @nn.compact
     def weights(self, input_features: int):
         check_choice("LSTMCell: gates", self.gates, lstm_variants.GATES)
-        blocks, H = lstm_variants.GATES[self.gates], self.features
-
-        def bias_init(key, shape, dtype):
-            begin = [self.forget_bias if block == "f" else 0.0 for block in blocks]
-            return self.bias_init(key, shape, dtype) + jnp.repeat(jnp.array(begin, dtype), H)
-
         w = self.affine_weights(
             input_features,
-            blocks=len(blocks),
-            bias_init=bias_init,
-            recurrent_features=self.projection or H,
+            blocks=len(lstm_variants.GATES[self.gates]),
+            bias_init=functools.partial(lstm_variants.bias_init, self),
+            recurrent_features=self.projection or self.features,
         )
         extra = lstm_variants.parameters(self)
         more = {name: self.param(name, *made, self.param_dtype) for name, made in extra.items()}
@@ -61,10 +57,9 @@ class LSTMCell(Cell):
 
     @nn.nowrap
     def project(self, w, x):
-        product = x @ w["kernel"]
-        if self.layer_norm:
-            product = lstm_variants.standardize(product) * w["scale_x"]
-        return product + w["bias"]
+        a = x @ w["kernel"]
+        a = lstm_variants.standardize(a) * w["scale_x"] if self.layer_norm else a
+        return a + w["bias"]
 
     @nn.nowrap
     def step(self, w, carry, projected):

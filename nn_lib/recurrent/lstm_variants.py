@@ -26,6 +26,12 @@ def parameters(cell: Any) -> dict[str, tuple]:
     return extra
 
 
+def bias_init(cell: Any, key, shape, dtype) -> jax.Array:
+    """The cell's own initialiser, and its `forget_bias` on the block f."""
+    begin = [cell.forget_bias if block == "f" else 0.0 for block in GATES[cell.gates]]
+    return cell.bias_init(key, shape, dtype) + jnp.repeat(jnp.array(begin, dtype), cell.features)
+
+
 def step(cell: Any, w, carry, projected: jax.Array):
     """One step of the LSTM with the options of `cell`, `(carry, output)`.
 
