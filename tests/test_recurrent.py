@@ -12,6 +12,7 @@ from nn_lib.recurrent import (
     Bidirectional,
     GRUCell,
     LSTMCell,
+    RecurrentHighwayCell,
     Stacked,
     VanillaCell,
     lengths_to_mask,
@@ -199,6 +200,7 @@ def test_mistakes_are_named(inputs, flags, message):
         (lambda: RNN(VanillaCell(4), chunk=2.5), "expects chunk, steps, or 0 for none, got 2.5"),
         (lambda: RNN(VanillaCell(0)), "VanillaCell expects features, a whole number of .*, got 0"),
         (lambda: RNN(LSTMCell(4.0)), "LSTMCell expects features, a whole number of .*, got 4.0"),
+        (lambda: RNN(RecurrentHighwayCell(4, depth=0)), "Cell expects depth, .* at least 1, got 0"),
         (lambda: Stacked([VanillaCell(4)]), r"Stacked expects layers, got the cell VanillaCell; "),
         (
             lambda: Bidirectional(RNN(VanillaCell(4)), RNN(VanillaCell(4))),

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from nn_lib.recurrent.arguments import check_size
 from nn_lib.recurrent.cell import Cell
 
 
@@ -31,6 +32,7 @@ class RecurrentHighwayCell(Cell):
 
     @nn.compact
     def weights(self, input_features: int):
+        check_size("RecurrentHighwayCell", "depth", self.depth)
         width = 2 * self.features
 
         def recurrent_init(key, shape, dtype):
