@@ -1,6 +1,7 @@
 """Trains an experiment, or continues it where it was stopped.
 
 python -m experiments.train --config=configs/mnist1d.py:cnn --workdir=runs/mnist1d_cnn
+python -m experiments.train ... --profile=100:110
 """
 
 from pathlib import Path
@@ -10,15 +11,31 @@ from absl import flags
 from experiments import command_line
 from experiments.tables import metrics_table
 from nn_lib.train import fit
+from nn_lib.train.tracing import Steps
+from nn_lib.train.watchdog import STEP_LIMIT as STEP_LIMIT_DEFAULT
 from nn_lib.train.workdir import read_facts
 
 CONFIG = command_line.define_config()
 WORKDIR = flags.DEFINE_string("workdir", "", "Where the run lives; the same again continues it.")
+PROFILE = flags.DEFINE_string(
+    "profile",
+    "",
+    "START:STOP: traces these steps (STOP excluded) into the work directory and prints the ten "
+    "costliest operations.",
+)
+STEP_LIMIT = flags.DEFINE_float(
+    "step_limit",
+    STEP_LIMIT_DEFAULT,
+    "Seconds after which a step that has not ended is reported with the stack of every thread; "
+    "ten times that for what compiles, evaluates or saves. 0 is never.",
+    lower_bound=0,
+)
 
 
 def main() -> None:
     workdir = Path(WORKDIR.value).expanduser()
-    summary = fit(CONFIG.value, workdir)
+    profile = Steps.parse(PROFILE.value) if PROFILE.value else None
+    summary = fit(CONFIG.value, workdir, profile=profile, step_limit=STEP_LIMIT.value)
     print(metrics_table(summary))
     pictures = ", ".join(file.name for file in sorted(workdir.glob("*.png")))
     print(f"pictures     {workdir}/: {pictures}")

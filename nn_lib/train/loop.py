@@ -12,7 +12,7 @@ import jax
 from nn_lib import metrics
 from nn_lib.data.batches import prefetch
 from nn_lib.optim import plateau
-from nn_lib.train import codec, pictures
+from nn_lib.train import codec, pictures, tracing
 from nn_lib.train import workdir as files
 from nn_lib.train.checkpoint import Checkpoints, Damaged
 from nn_lib.train.config import Experiment
@@ -20,15 +20,27 @@ from nn_lib.train.interrupt import Interrupted, stop_on_signals
 from nn_lib.train.run import Run
 from nn_lib.train.state import STEP_METRICS, TrainState
 from nn_lib.train.training_log import TrainingLog, stop_if_diverged
+from nn_lib.train.watchdog import STEP_LIMIT, Watchdog
 from nn_lib.train.writer import Progress, Writer
 
 log = logging.getLogger("nn_lib")
 
 
-def fit(experiment: Experiment, workdir: str | Path, *, quiet: bool = False) -> dict[str, Any]:
+def fit(
+    experiment: Experiment,
+    workdir: str | Path,
+    *,
+    quiet: bool = False,
+    profile: tracing.Steps | None = None,
+    step_limit: float = STEP_LIMIT,
+) -> dict[str, Any]:
     """Trains the experiment in its work directory, or continues it there, and evaluates it.
 
     The same call after a kill at any moment ends with the same bits, on the same kind of device.
+
+    Args:
+      profile: steps that are traced into the folder `profile` of the work directory.
+      step_limit: seconds after which a step that has not ended is reported (`Watchdog`).
 
     Returns:
       The content of `summary.json`: `{"test": {"accuracy": ..., "loss": ...}, ...}`.
@@ -42,8 +54,8 @@ def fit(experiment: Experiment, workdir: str | Path, *, quiet: bool = False) -> 
     with files.claim(workdir, run.experiment, files.DataFacts.of(run.data)) as path:
         checkpoints = Checkpoints(path / files.CHECKPOINTS, keep=run.experiment.keep_checkpoints)
         try:
-            with stop_on_signals() as stop:
-                state, best = _train(run, path, checkpoints, stop, quiet)
+            with stop_on_signals() as stop, Watchdog(step_limit) as watchdog:
+                state, best = _train(run, path, checkpoints, stop, quiet, profile, watchdog)
                 if stop.number is not None:
                     raise Interrupted(stop.number, int(state.step))
             return _finish(run, path, checkpoints, state, best)
@@ -64,20 +76,35 @@ class Best:
         return self.value is None or (value > self.value if mode == "max" else value < self.value)
 
 
-def _train(run: Run, path: Path, checkpoints: Checkpoints, stop, quiet: bool):
+def _train(
+    run: Run,
+    path: Path,
+    checkpoints: Checkpoints,
+    stop,
+    quiet: bool,
+    profile: tracing.Steps | None,
+    watchdog: Watchdog,
+):
     """Runs the remaining steps; returns the state and the best, both of them saved."""
     experiment = run.experiment
     state, best, start = _resume(run, checkpoints)
+    tracing.check_reachable(profile, start, experiment.num_steps)
     writer = Writer(path, start=start)
     progress = Progress(
         start=start, stop=experiment.num_steps, batch_size=run.batches.batch_size, quiet=quiet
     )
     progress.say(_headline(run, path, start))
-    lines = TrainingLog(run, writer, progress, start)
+    lines = TrainingLog(run, writer, progress, start, watchdog)
+    tracer = tracing.Tracer(
+        profile, path / files.PROFILE, progress.say, lambda batch: run.program(state, batch)
+    )
+    batches = prefetch(run.batches, start, experiment.num_steps)
     validate = "validation" in run.data.readers
     try:
-        for step, batch in enumerate(prefetch(run.batches, start, experiment.num_steps), start + 1):
+        for step, batch in tracer.traced(lines.batches(batches)):
             state, report = run.train_step(state, batch)
+            lines.dispatched(report)
+            tracer.latest = report
             progress.advance()
             lines.write()  # the line of an earlier step, while this one runs
             last = step == experiment.num_steps
@@ -113,7 +140,8 @@ def _train(run: Run, path: Path, checkpoints: Checkpoints, stop, quiet: bool):
                     checkpoints.save(step, state, _note(run, best))
             if asked:
                 break
-        checkpoints.wait()
+        with lines.pause("checkpoint", int(state.step)):
+            checkpoints.wait()
     finally:
         progress.close()
         writer.close()

@@ -33,7 +33,7 @@ class Run:
       parameters: how many the model has.
       metric_names: of the training metrics, in the order of a step's report.
       validation_metrics: what an evaluation gives a number for.
-      train_step: jitted; the old state's memory becomes the new one's.
+      train_step: jitted (`jax.stages.Wrapped`); the old state's memory becomes the new one's.
       eval_step: jitted.
       transcribe: how evaluations decode, jitted; None where they do not.
     """
@@ -45,7 +45,7 @@ class Run:
     parameters: int
     metric_names: tuple[str, ...]
     validation_metrics: tuple[str, ...]
-    train_step: Callable
+    train_step: Any
     eval_step: Callable
     transcribe: Callable | None
 
@@ -129,6 +129,10 @@ class Run:
             eval_step=jax.jit(eval_step),
             transcribe=transcription.compiled(model) if transcription else None,
         )
+
+    def program(self, state: TrainState, batch: dict) -> str:
+        """The text of the compiled training step for batches of this shape."""
+        return self.train_step.lower(state, batch).compile().as_text()
 
     def sample(self, state: TrainState, step: int) -> str:
         """What a language model writes from its state before batch number `step`."""

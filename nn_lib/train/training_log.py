@@ -1,14 +1,21 @@
-"""The lines of training metrics, written one step late, so that no step waits for the disk."""
+"""The lines of training metrics, written one step late, and where the time between them went."""
 
+import collections
 import contextlib
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 
 from nn_lib import metrics
+from nn_lib.data.batches import Batch
 from nn_lib.train.run import Run
+from nn_lib.train.watchdog import Watchdog
 from nn_lib.train.writer import Progress, Writer
+
+STEPS_AHEAD = 8  # of the device: enough to keep it busy, few enough to notice that it hangs
+STARVED = 0.5  # share of a step's time
 
 
 class Diverged(RuntimeError):
@@ -16,12 +23,47 @@ class Diverged(RuntimeError):
 
 
 class TrainingLog:
-    """Writes the lines of training metrics one step late, so that no step waits for the disk."""
+    """Writes the lines of training metrics one step late, so that no step waits for the disk.
 
-    def __init__(self, run: Run, writer: Writer, progress: Progress, start: int):
+    A line of timings says where the time since the one before it went, in seconds:
+      `step_time`: of a step, on average, without evaluations and the like.
+      `data_wait`: the part of it in which the device had nothing to do before the batch came.
+      `checkpoint_wait`: beside it, in all: training stood still for checkpoints. They are written
+        while it goes on; what is waited for is a copy of the state, and the checkpoint before.
+    """
+
+    def __init__(
+        self, run: Run, writer: Writer, progress: Progress, start: int, watchdog: Watchdog
+    ):
         self._run, self._writer, self._progress = run, writer, progress
+        self._watchdog = watchdog
         self._held: tuple[int, dict] | None = None
         self._step, self._clock = start, time.monotonic()
+        self._next = start + 1
+        self._in_flight: collections.deque[Any] = collections.deque()  # of jax.Array
+        self._data_wait = self._checkpoint_wait = 0.0
+        self._said_starved = False
+
+    def batches(self, batches: Iterator[Batch]) -> Iterator[tuple[int, Batch]]:
+        """The batches with the numbers of their steps; measures how long they are waited for."""
+        batches = iter(batches)
+        while True:
+            self._watchdog.begin("waiting for its batch", self._next)
+            began = time.monotonic()
+            batch = next(batches, None)
+            if batch is None:
+                return
+            if not self._in_flight or self._in_flight[-1].is_ready():
+                self._data_wait += time.monotonic() - began
+            self._watchdog.begin("computing", self._next)
+            yield self._next, batch
+            self._next += 1
+
+    def dispatched(self, report: dict) -> None:
+        """Called after every step; waits for the one that was begun a few before it."""
+        self._in_flight.append(report["bad_steps"])
+        if len(self._in_flight) > STEPS_AHEAD:
+            self._in_flight.popleft().block_until_ready()
 
     def hold(self, step: int, report: dict) -> None:
         """Keeps the report of a step to be written."""
@@ -35,7 +77,8 @@ class TrainingLog:
         self._held = None
         report = jax.device_get(report)
         now = time.monotonic()
-        rate = (step - self._step) / max(now - self._clock, 1e-9)
+        steps = step - self._step
+        step_time = max((now - self._clock) / steps, 1e-9)
         self._step, self._clock = step, now
         values = metrics.means(dict(zip(self._run.metric_names, report["metrics"])))
         values["learning_rate"] = float(report["learning_rate"])
@@ -43,18 +86,36 @@ class TrainingLog:
         if "smooth_loss" in report:
             values["smooth_loss"] = float(report["smooth_loss"])
         self._writer.metrics(step, "train", values)
-        examples = rate * self._run.batches.batch_size
-        self._writer.timing(step, "train", steps_per_second=rate, examples_per_second=examples)
+        data_wait = self._data_wait / steps
+        self._writer.timing(
+            step,
+            "train",
+            steps_per_second=1 / step_time,
+            examples_per_second=self._run.batches.batch_size / step_time,
+            step_time=step_time,
+            data_wait=data_wait,
+            checkpoint_wait=self._checkpoint_wait,
+        )
+        self._data_wait = self._checkpoint_wait = 0.0
         self._progress.note({"loss": values["loss"]})
+        if data_wait > max(STARVED * step_time, 1e-3) and not self._said_starved:
+            self._said_starved = True
+            self._progress.say(
+                f"step {step:,}: {data_wait / step_time:.0%} of the time is spent waiting for "
+                "batches; reading and preparing the data is what limits the speed"
+            )
         stop_if_diverged(self._run, int(report["bad_steps"]), step)
 
     @contextlib.contextmanager
     def pause(self, event: str, step: int) -> Iterator[None]:
         """Times something that is not training, and leaves it out of the steps a second."""
+        self._watchdog.begin(event, step)
         began = time.monotonic()
         yield
         seconds = time.monotonic() - began
         self._clock += seconds
+        if event == "checkpoint":
+            self._checkpoint_wait += seconds
         self._writer.timing(step, event, seconds=seconds)
 
 

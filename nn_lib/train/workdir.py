@@ -16,7 +16,7 @@ from nn_lib.data.text import Vocabulary
 from nn_lib.train import codec
 from nn_lib.train.config import Experiment, conflicts
 
-CONFIG, DATA, METRICS, TIMINGS, SAMPLES, SUMMARY, CHECKPOINTS = (
+CONFIG, DATA, METRICS, TIMINGS, SAMPLES, SUMMARY, CHECKPOINTS, PROFILE = (
     "config.json",
     "data.json",
     "metrics.jsonl",
@@ -24,6 +24,7 @@ CONFIG, DATA, METRICS, TIMINGS, SAMPLES, SUMMARY, CHECKPOINTS = (
     "samples.jsonl",
     "summary.json",
     "checkpoints",
+    "profile",
 )
 
 LOCKED = "another process trains in"
@@ -132,15 +133,15 @@ def _damaged(workdir: str | Path, name: str) -> Iterator[None]:
         ) from error
 
 
-def drop_lines_after(file: Path, step: int) -> None:
+def drop_lines_after(file: Path, step: float) -> None:
     """Removes what a killed run wrote beyond the step it resumes from, half a line included."""
     if not file.exists():
         return
     kept = []
-    for line in file.read_text().splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
+    for line in file.read_bytes().splitlines():
+        with contextlib.suppress(ValueError, TypeError, KeyError):
             if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
+                kept.append(line.decode() + "\n")
     write_atomically(file, "".join(kept))
 
 

@@ -1,7 +1,9 @@
 """What a run tells: lines of metrics and timings, event files, and a progress bar."""
 
+import errno
 import json
 import math
+import os
 import sys
 import time
 from pathlib import Path
@@ -20,14 +22,13 @@ class Writer:
 
     def __init__(self, workdir: Path, *, start: int):
         """`start` is the step that the run begins or resumes at; later lines are dropped."""
-        from tensorboardX import SummaryWriter  # half a second that imports of the library save
-
         self._metrics = workdir / files.METRICS
         self._timings = workdir / files.TIMINGS
         self._samples = workdir / files.SAMPLES
         files.drop_lines_after(self._metrics, start)
         files.drop_lines_after(self._samples, start)
-        self._events = SummaryWriter(str(workdir), purge_step=start + 1, write_to_disk=True)
+        files.drop_lines_after(self._timings, math.inf)  # but half a line
+        self._events = _Events(workdir, start)
 
     def metrics(self, step: int, split: str, values: dict[str, float]) -> None:
         """One line: `{"step": ..., "split": ..., name: value, ...}`; a NaN is written as null."""
@@ -35,7 +36,8 @@ class Writer:
         _append(self._metrics, {"step": step, "split": split, **clean})
         for name, value in clean.items():
             if value is not None:
-                self._events.add_scalar(f"{split}/{name}", value, step)
+                self._events.scalar(f"{split}/{name}", value, step)
+        self._events.flush()
 
     def timing(self, step: int, event: str, **values: float) -> None:
         """One line of how long something took; `values` in seconds or per second."""
@@ -100,6 +102,40 @@ class Progress:
         )
 
 
+class _Events:
+    """TensorBoard's file, written without tensorboardX's thread.
+
+    With that thread a full disk is a traceback of its own, and then a queue that waits for ever.
+    """
+
+    def __init__(self, workdir: Path, start: int):
+        # Half a second that imports of the library save.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.summary import scalar
+
+        self._event, self._scalar = Event, scalar
+        self._file = EventsWriter(str(workdir / "events"))
+        begun = SessionLog(status=SessionLog.START)  # what was written beyond is not shown
+        self._file.write_event(Event(step=start + 1, wall_time=time.time(), session_log=begun))
+
+    def scalar(self, name: str, value: float, step: int) -> None:
+        summary = self._scalar(name, value)
+        self._file.write_event(self._event(step=step, wall_time=time.time(), summary=summary))
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
 def _append(file: Path, record: dict) -> None:
-    with open(file, "a", encoding="utf-8") as handle:
-        handle.write(json.dumps(record) + "\n")
+    """One call of the system, so that a kill leaves all of the line or none on common disks."""
+    line = (json.dumps(record) + "\n").encode()
+    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        if os.write(descriptor, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,136 @@
+"""What a long run tells about itself: where its time goes, a trace, whole lines after any kill."""
+
+import itertools
+import json
+import os
+import time
+
+import pytest
+
+from nn_lib.checks import UserError
+from nn_lib.data.batches import ExampleBatches
+from nn_lib.train import fit, tracing, writer
+from nn_lib.train.checkpoint import Checkpoints
+from tests.small_runs import lines, small
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
+def train_timings(workdir):
+    found = [json.loads(line) for line in (workdir / "timings.jsonl").read_text().splitlines()]
+    return [line for line in found if line["event"] == "train"]
+
+
+def test_a_starved_input_pipeline_shows_in_the_timings_and_is_said(tmp_path, monkeypatch, capsys):
+    good = ExampleBatches.at
+    monkeypatch.setattr(ExampleBatches, "at", lambda s, n: time.sleep(0.02) or good(s, n))
+    fit(small(num_steps=15), tmp_path)
+    line = train_timings(tmp_path)[-1]
+    assert 0.02 <= line["data_wait"] < line["step_time"] < 2 * line["data_wait"]
+    assert line["step_time"] * line["steps_per_second"] == pytest.approx(1, abs=1e-3)
+    assert capsys.readouterr().err.count("of the time is spent waiting for batches") == 1
+
+
+def test_data_that_is_there_in_time_is_not_waited_for_and_a_slow_disk_shows(tmp_path, monkeypatch):
+    save = Checkpoints.save
+    monkeypatch.setattr(Checkpoints, "save", lambda *a: time.sleep(0.1) or save(*a))
+    fit(small(num_steps=15), tmp_path, quiet=True)
+    line = train_timings(tmp_path)[-1]  # steps 11 to 15, after the checkpoint of step 10
+    assert line["data_wait"] < 0.01
+    assert line["checkpoint_wait"] > 0.1
+
+
+def test_a_profile_names_the_ten_costliest_operations_and_where_they_come_from(tmp_path, capsys):
+    fit(small(num_steps=12), tmp_path, profile=tracing.Steps(6, 10))
+    said = capsys.readouterr().err.splitlines()
+    (begin,) = [n for n, line in enumerate(said) if "4 steps from step 6 on" in line]
+    assert said[begin + 1].split() == ["share", "ms", "a", "step", "operation"]
+    shares = [float(line.split("%")[0]) for line in said[begin + 2 : begin + 13]]
+    assert shares[:10] == sorted(shares[:10], reverse=True) and sum(shares) == pytest.approx(100, 1)
+    assert any("MLP/Dense_" in line or "(MLP)/Dense_" in line for line in said[begin:])
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_a_profile_that_the_run_ends_within_is_written_too(tmp_path, capsys):
+    fit(small(num_steps=7, eval_every=0), tmp_path, profile=tracing.Steps(6, 100))
+    assert "2 steps from step 6 on" in capsys.readouterr().err
+
+
+def test_a_profile_of_steps_that_the_run_does_not_take_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"profile from step 30 on .* the steps 1 to 20"):
+        fit(small(), tmp_path, profile=tracing.Steps(30, 40))
+
+
+@pytest.mark.parametrize("text", ["5", "5:5", "7:5", "0:5", "a:b", "1:2:3", "-1:4"])
+def test_a_profile_is_two_steps(text):
+    with pytest.raises(UserError, match="profile expects START:STOP"):
+        tracing.Steps.parse(text)
+
+
+def test_an_operation_is_charged_for_its_own_time_only():
+    """`loop` lasts 100 ns and calls `a` (30), which calls `b` (10); `c` follows for 5."""
+    events = [(0, -100, "loop"), (10, -30, "a"), (20, -10, "b"), (100, -5, "c")]
+    found = tracing._own_seconds(events)
+    expected = {"loop": 70e-9, "a": 20e-9, "b": 10e-9, "c": 5e-9}
+    assert found == pytest.approx(expected)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing in the library catches it."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    fit(small(num_steps=12, eval_every=4, log_every=2), folder, quiet=True)
+    return (folder / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("part", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("name", ["metrics.jsonl", "timings.jsonl"])
+def test_a_kill_in_any_line_leaves_whole_lines_and_each_once(
+    tmp_path, monkeypatch, undisturbed, name, part
+):
+    """Killed before, amid and after the line, wherever there is a line; a resume in between."""
+    experiment = small(num_steps=12, eval_every=4, log_every=2)
+    real, count = os.write, itertools.count()
+    deadly = {2, 6, 12}
+
+    def write(descriptor, content):
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith(name) and next(count) in deadly:
+            real(descriptor, content[: int(part * len(content))])
+            raise Killed
+        return real(descriptor, content)
+
+    monkeypatch.setattr(writer.os, "write", write)
+    kills = 0
+    for _ in range(len(deadly) + 1):
+        try:
+            fit(experiment, tmp_path, quiet=True)
+            break
+        except Killed:
+            kills += 1
+    assert kills == len(deadly)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == undisturbed
+    steps = [(line["step"], line["split"]) for line in lines(tmp_path)]
+    assert len(steps) == len(set(steps))
+    assert train_timings(tmp_path)  # every line of it can be read
+
+
+def test_a_kill_between_a_checkpoint_and_the_next_line_repeats_nothing(
+    tmp_path, monkeypatch, undisturbed
+):
+    experiment = small(num_steps=12, eval_every=4, log_every=2)
+    save = Checkpoints.save
+
+    def save_and_die(self, step, *rest):
+        save(self, step, *rest)
+        self.wait()
+        raise Killed
+
+    for _ in range(3):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(Checkpoints, "save", save_and_die)
+            fit(experiment, tmp_path, quiet=True)
+    fit(experiment, tmp_path, quiet=True)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == undisturbed
