@@ -6,7 +6,11 @@ Command  python -m experiments.train --config=configs/imagenet.py:resnet50 --wor
              --config.data.data_dir=DIR
 Variants :alexnet :vgg16 :googlenet :resnet50 (default)
 Hardware accelerators for days; on a CPU only with a set of a few hundred images
-Recipes  of the papers, in short: momentum .9, the rate divided by 10 when validation stalls
+Recipes  Training cuts 8 to 100 % of the area, evaluation the middle of a shorter side of 256; both
+         decode in a worker process per core (--config.data.workers). ResNet-50: 90 epochs, rate .1
+         for 256 images with 5 epochs of warm-up, to 0 by a cosine (Goyal et al. 2017, He et al.
+         2019), labels smoothed by .1, mixup of alpha .2. The others as in the papers, in short:
+         momentum .9, the rate divided by 10 when validation stalls
 """
 
 import functools
@@ -20,6 +24,8 @@ from nn_lib.train import Experiment
 
 VARIANTS = ("resnet50", "alexnet", "vgg16", "googlenet")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+EPOCH = 5_004  # steps of 256 images
+FLIP_AND_MIXUP = functools.partial(augment.flip_and_mixup, num_classes=None)  # those of the data
 
 
 def get_config(arg: str = "resnet50") -> Experiment:
@@ -32,23 +38,29 @@ def get_config(arg: str = "resnet50") -> Experiment:
         "resnet50": (ResNet50(num_classes=None), 256, 0.1, 1e-4),
     }
     model, batch_size, learning_rate, weight_decay = recipes[arg]
+    modern = arg == "resnet50"
     return Experiment(
         model=model,
-        objective=functools.partial(classify, top=5),
+        objective=functools.partial(classify, top=5, smoothing=0.1 if modern else 0.0),
         data=DataConfig(
             name="imagenet2012",
+            test_split="",  # its labels are secret
             image_size=227 if arg == "alexnet" else 224,
+            shorter_side=256,
+            crop=images.random_resized_crop,
+            workers=-1,
             prepare=functools.partial(images.standardize, mean=MEAN, std=STD),
-            augment=functools.partial(augment.crop_and_flip, padding=16),
+            augment=FLIP_AND_MIXUP if modern else augment.flip,
         ),
         optimizer=OptimizerConfig(
             name="momentum",
             learning_rate=learning_rate,
             weight_decay=weight_decay,
-            schedule="plateau",
+            schedule="cosine" if modern else "plateau",
+            warmup_steps=5 * EPOCH if modern else 0,
         ),
         batch_size=batch_size,
-        num_steps=600_000,
+        num_steps=90 * EPOCH if modern else 600_000,
         eval_every=5_000,
         checkpoint_every=5_000,
         log_every=100,

@@ -9,6 +9,7 @@ objective has; `model_state` holds the mutable collections after the call (batch
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -31,6 +32,7 @@ def classify(
     *,
     top: int = 0,
     loss: Callable = losses.cross_entropy,
+    smoothing: float = 0.0,
     auxiliary_weight: float = 0.3,
 ):
     """Mean softmax cross-entropy of `model(inputs)` against `labels`.
@@ -39,6 +41,8 @@ def classify(
       batch: `inputs [B, ...]`, `labels int[B]` (or `float[B, C]` probabilities), `mask bool[B]`.
       top: k of a further metric, `top_k_accuracy`; 0 for none.
       loss: another `(outputs [B, C], labels) -> [B]`, as `losses.maximum_a_posteriori`.
+      smoothing: epsilon of label smoothing in training, `(1 - eps) y + eps / C` (Szegedy et al.
+        2016); the metric `loss` is without.
       auxiliary_weight: of each auxiliary classifier's loss, for a model that returns
         `(logits, (auxiliary, ...))` in training, as GoogLeNet; the metrics are the logits' alone.
 
@@ -46,10 +50,18 @@ def classify(
     `calibration_error`. A sequence model, recognised by its `initialize_carry`, starts every batch
     from its own initial carry.
     """
+    if not 0 <= smoothing <= 1 or (smoothing and loss is not losses.cross_entropy):
+        raise UserError(
+            f"classify expects a smoothing from 0 to 1, and no other loss with it, got {smoothing}"
+        )
     logits, model_state = _outputs(model, variables, rngs, train, batch)
     logits, auxiliary = logits if isinstance(logits, tuple) else (logits, ())
     labels, mask = batch["labels"], batch["mask"]
     value, measured = _classification(logits, labels, mask, train, top, loss)
+    if train and smoothing:
+        loss = functools.partial(losses.smoothed_cross_entropy, epsilon=smoothing)
+        total, count = metrics.masked_sum(loss(logits, labels), mask)
+        value = total / jnp.maximum(count, 1)
     for outputs in auxiliary:
         total, count = metrics.masked_sum(loss(outputs, labels), mask)
         value += auxiliary_weight * total / jnp.maximum(count, 1)

@@ -19,9 +19,10 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 SMALLER = {
     "configs.cifar10": "generated_images/small",
     "configs.imagenet": "generated_images/varying",
+    "configs.imagenette": "generated_images/varying",
 }
 # One of almost every file here, the others, and what is slow to compile, in the slow tests.
-LATER = ("configs.addition", "configs.imagenet", "configs.pronunciation")
+LATER = ("configs.addition", "configs.imagenet", "configs.imagenette", "configs.pronunciation")
 FIRST = [
     (module, variant)
     for module, variant in CONFIGS
@@ -38,6 +39,7 @@ def test_every_config_takes_one_shrunk_step(
     if module.__name__ in SMALLER:  # prepared sets, and networks that take minutes to compile
         config.data.name, config.data.data_dir = SMALLER[module.__name__], generated_images
         config.optimizer.schedule = "constant"  # plateau wants a validation split
+        config.optimizer.warmup_steps = 0
         if isinstance(config.model, ResNet):
             config.model = config.model.clone(stage_sizes=(1, 1), width=4)
         if isinstance(config.model, VGG):

@@ -46,6 +46,14 @@ def flip(key: jax.Array, batch: dict) -> dict:
     return {**batch, "inputs": jnp.where(mirrored, images[:, :, ::-1], images)}
 
 
+def flip_and_mixup(
+    key: jax.Array, batch: dict, *, num_classes: int | None, alpha: float = 0.2
+) -> dict:
+    """`flip`, then `mixup`: what ImageNet's networks are trained with after a random crop."""
+    steps = flip, functools.partial(mixup, num_classes=num_classes, alpha=alpha)
+    return compose(key, batch, steps=steps)
+
+
 def cutout(key: jax.Array, batch: dict, *, size: int = 16) -> dict:
     """Zeros a `size` x `size` square centred at a random pixel, cut at the border.
 
@@ -63,11 +71,12 @@ def cutout(key: jax.Array, batch: dict, *, size: int = 16) -> dict:
     return {**batch, "inputs": jnp.where(hole[..., None], 0, images)}
 
 
-def mixup(key: jax.Array, batch: dict, *, num_classes: int, alpha: float = 0.2) -> dict:
+def mixup(key: jax.Array, batch: dict, *, num_classes: int | None, alpha: float = 0.2) -> dict:
     """Blends every example with another: `lambda x + (1 - lambda) x'`, labels alike.
 
-    One lambda ~ Beta(alpha, alpha) a batch; labels become probabilities `[B, num_classes]`.
-    Zhang et al. 2018.
+    One lambda ~ Beta(alpha, alpha) a batch; labels become probabilities `[B, num_classes]`, which
+    `losses.smoothed_cross_entropy` takes too. In an experiment `num_classes=None` is filled in from
+    the data. Zhang et al. 2018.
     """
     blend_key, order_key = jax.random.split(key)
     blend = jax.random.beta(blend_key, alpha, alpha)

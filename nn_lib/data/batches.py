@@ -9,11 +9,10 @@ import functools
 from collections.abc import Iterator
 from typing import Protocol
 
-import grain
 import numpy as np
 
 from nn_lib.checks import UserError
-from nn_lib.data.examples import Examples
+from nn_lib.data.examples import StreamedExamples
 from nn_lib.data.sequences import Sequences, sequence_evaluation
 from nn_lib.data.sources import Corpus, DataSet
 
@@ -52,6 +51,8 @@ def training_batches(
             f"batch_size {size} is larger than the {len(split)} training examples of "
             f"{data.name!r}; 0 takes them all"
         )
+    if isinstance(split, StreamedExamples):
+        return StreamedBatches(split, size, seed, process)
     kind = SequenceBatches if isinstance(split, Sequences) else ExampleBatches
     return kind(split, size, seed, process)
 
@@ -67,8 +68,9 @@ class ExampleBatches:
 
     def at(self, step: int) -> Batch:
         """`inputs [b, ...]`, `labels int[b]`, `mask bool[b]`, all true."""
-        indices = self._indices(step * self.batch_size + self.part)
-        return {**self.examples.gather(indices), "mask": np.ones(len(indices), bool)}
+        positions = step * self.batch_size + self.part
+        batch = self.examples.gather(self._indices(positions))
+        return {**batch, "mask": np.ones(len(positions), bool)}
 
     def _indices(self, positions: np.ndarray) -> np.ndarray:
         """The examples at consecutive positions of the endless sequence of epochs."""
@@ -81,6 +83,28 @@ class ExampleBatches:
 
     def _order(self, epoch: int) -> np.ndarray:
         return epoch_order(len(self.examples), self.seed, epoch)
+
+
+class StreamedBatches(ExampleBatches):
+    """As `ExampleBatches`, of what is read and decoded for each batch, piece by piece.
+
+    What is drawn for an example depends on the seed and its position in the sequence of epochs
+    alone, so any number of processes and workers reads the same.
+    """
+
+    def at(self, step: int) -> Batch:
+        return next(self.ahead(step, step + 1, workers=None))
+
+    def ahead(self, start: int, stop: int, workers: int | None) -> Iterator[Batch]:
+        """The batches from number `start` to `stop`, as `StreamedExamples.batches` reads them."""
+        for batch in self.examples.batches(self._piece, len(self.part), start, stop, workers):
+            yield {**batch, "mask": np.ones(len(self.part), bool)}
+
+    def _piece(self, step: int, rows: slice):
+        positions = step * self.batch_size + self.part[rows]
+        # The third number sets these draws apart from those of the order of epochs.
+        seeds = [(self.seed, int(position), 1) for position in positions]
+        return self.examples.read(self._indices(positions), seeds)
 
 
 class SequenceBatches(ExampleBatches):
@@ -158,19 +182,34 @@ def evaluation_batches(
     if isinstance(split, Sequences):
         yield from sequence_evaluation(split, size, part)
         return
+    if isinstance(split, StreamedExamples):
+        piece = functools.partial(_evaluation_piece, split, size, part)
+        count = -(-len(split) // size)
+        yield from split.batches(piece, len(part), 0, count, split.workers)
+        return
     for start in range(0, len(split), size):
-        indices = start + part
-        mask = indices < len(split)
-        yield {**split.gather(np.where(mask, indices, 0)), "mask": mask}
+        indices, inside = _within(split, start + part)
+        batch = split.gather(indices)
+        yield {**batch, "mask": batch["mask"] & inside}
+
+
+def _evaluation_piece(split: StreamedExamples, size: int, part: np.ndarray, number: int, rows):
+    indices, inside = _within(split, number * size + part[rows])
+    batch, bad = split.read(indices)
+    return {**batch, "mask": batch["mask"] & inside}, bad
+
+
+def _within(split, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the split, and which of them are no padding."""
+    inside = positions < len(split)
+    return np.where(inside, positions, 0), inside
 
 
 def prefetch(batches: Batches, start: int, stop: int) -> Iterator[Batch]:
-    """`batches.at(step)` for the steps of a run; read ahead by Grain where reading takes time."""
-    in_memory = Examples | Sequences
-    if not isinstance(batches, ExampleBatches) or isinstance(batches.examples, in_memory):
-        return map(batches.at, range(start, stop))
-    steps = grain.MapDataset.range(start, stop).map(batches.at)
-    return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
+    """`batches.at(step)` for the steps of a run; read ahead where reading takes time."""
+    if isinstance(batches, StreamedBatches):
+        return batches.ahead(start, stop, batches.examples.workers)
+    return map(batches.at, range(start, stop))
 
 
 @functools.lru_cache(maxsize=4)

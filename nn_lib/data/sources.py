@@ -11,6 +11,7 @@ import numpy as np
 
 from nn_lib.checks import UserError, check_choice, nearest
 from nn_lib.data import tfds_source
+from nn_lib.data.bad_examples import BadExamples
 from nn_lib.data.examples import read_examples
 from nn_lib.data.sequences import encode_tables
 from nn_lib.data.splits import cut_tables, cut_text
@@ -58,6 +59,14 @@ class DataConfig:
         state; '' makes it one document.
       image_size: resizes every image on reading so that its shorter side has so many pixels, and
         takes the square in its middle; for sets whose images differ in size.
+      shorter_side: resizes the shorter side to so many pixels instead, before the middle square of
+        `image_size` is taken; 256 for 224 in evaluations of ImageNet.
+      crop: `(picture, size, rng) -> uint8[size, size, C]` on reading, in training only, such as
+        `images.random_resized_crop`; the split is then decoded anew in every epoch.
+      workers: processes that read and decode ahead what is not kept in memory; -1 is one for every
+        core that the run may use, 0 two threads. Changes no result.
+      max_bad_examples: how many may fail to decode before the run stops. In training the next one
+        that can be decoded stands in for each, in evaluation it does not count.
       derive: `batch -> batch` inside jit, in training and evaluation; adds targets that are
         computed from the rest, before `prepare`.
       prepare: `inputs -> inputs` on whole batches inside jit, in training and evaluation.
@@ -87,6 +96,10 @@ class DataConfig:
     overlap: int = 0
     document_end: str = ""
     image_size: int | None = None
+    shorter_side: int | None = None
+    crop: Callable | None = None
+    workers: int = 0
+    max_bad_examples: int = 100
     derive: Callable | None = None
     prepare: Callable | None = None
     augment: Callable | None = None
@@ -197,9 +210,16 @@ def load(config: DataConfig) -> DataSet:
         }
         return _table_data_set(config, tables)
     labels = builder.info.features[keys[1]]
+    bad = BadExamples(config.name, config.max_bad_examples)
     readers: dict[str, Callable[[], Any]] = {
         split: functools.partial(
-            read_examples, builder, expression, keys, config.in_memory_limit, config.image_size
+            read_examples,
+            builder,
+            expression,
+            keys,
+            bad,
+            config,
+            crop=config.crop if split == "train" else None,
         )
         for split, expression in expressions.items()
     }

@@ -87,6 +87,8 @@ FREE = (
     "data.data_dir",
     "data.path",
     "data.in_memory_limit",
+    "data.workers",
+    "data.max_bad_examples",
     "sample_every",
     "sample_length",
 )
@@ -135,6 +137,8 @@ def check(experiment: Experiment) -> None:
         "min_count": 1,
         "max_length": 0,
         "buckets": 1,
+        "workers": -1,
+        "max_bad_examples": 0,
     }
     for name, least in data_at_least.items():
         value = getattr(experiment.data, name)
@@ -145,8 +149,9 @@ def check(experiment: Experiment) -> None:
 def resolve(experiment: Experiment, data: DataSet) -> Experiment:
     """The experiment with every field that only data or other fields know filled in.
 
-    `num_classes` and `vocab_size` of the model, the length of a decaying schedule. The optimizer
-    is built once here, so that its mistakes show before anything is written.
+    `num_classes` and `vocab_size` of the model, those that `data.augment` has bound to None, the
+    length of a decaying schedule. The optimizer is built once here, so that its mistakes show
+    before anything is written.
     """
     model: Any = experiment.model
     for name, size in data.sizes.items():
@@ -162,8 +167,27 @@ def resolve(experiment: Experiment, data: DataSet) -> Experiment:
     if optimizer.schedule in DEPEND_ON_LENGTH and optimizer.decay_steps is None:
         optimizer = dataclasses.replace(optimizer, decay_steps=experiment.num_steps)
     build_optimizer(optimizer)
-    objective = _with_class_names(experiment.objective, data)
-    return dataclasses.replace(experiment, model=model, optimizer=optimizer, objective=objective)
+    augment = _with_sizes(experiment.data.augment, data.sizes)
+    return dataclasses.replace(
+        experiment,
+        model=model,
+        optimizer=optimizer,
+        objective=_with_class_names(experiment.objective, data),
+        data=dataclasses.replace(experiment.data, augment=augment),
+    )
+
+
+def _with_sizes(value: Any, sizes: dict[str, int]) -> Any:
+    """A partial, or several, in which what was bound to None is filled in where data know it."""
+    if isinstance(value, tuple | list):
+        return tuple(_with_sizes(item, sizes) for item in value)
+    if not isinstance(value, functools.partial):
+        return value
+    filled = {
+        name: sizes.get(name) if bound is None else _with_sizes(bound, sizes)
+        for name, bound in value.keywords.items()
+    }
+    return functools.partial(value.func, **filled)
 
 
 def _with_class_names(objective: Callable, data: DataSet) -> Callable:
