@@ -10,6 +10,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from nn_lib.checks import UserError
+
 
 def compose(key: jax.Array, batch: dict, *, steps: tuple[Callable, ...]) -> dict:
     """Applies the steps in order, each with a key of its own."""
@@ -78,6 +80,8 @@ def mixup(key: jax.Array, batch: dict, *, num_classes: int | None, alpha: float 
     `losses.smoothed_cross_entropy` takes too. In an experiment `num_classes=None` is filled in from
     the data. Zhang et al. 2018.
     """
+    if num_classes is None:
+        raise UserError("mixup needs num_classes; only in an experiment the data fill it in")
     blend_key, order_key = jax.random.split(key)
     blend = jax.random.beta(blend_key, alpha, alpha)
     order = jax.random.permutation(order_key, batch["labels"].shape[0])
