@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,10 @@ from nn_lib.checks import UserError, nearest
 from nn_lib.train import Experiment
 from nn_lib.train.interrupt import Interrupted
 from nn_lib.train.training_log import Diverged
+from nn_lib.train.workdir import SaveFailed
 
 USER_MISTAKE = 2
+NOT_SAVED = os.EX_IOERR  # 74
 
 COMPILATION_CACHE = flags.DEFINE_string(
     "compilation_cache",
@@ -64,7 +67,8 @@ def config_location() -> str:
 def run(main: Callable[[], None], required: tuple[str, ...]) -> None:
     """Parses the flags and calls `main`; mistakes of the user end the process in one line.
 
-    Exit status: 2 after a user's mistake, 1 when training diverged, 128 + signal when stopped.
+    Exit status: 2 after a user's mistake, 1 when training diverged, 74 when something could not be
+    saved, 128 + signal when stopped.
     """
 
     def guarded(argv: list[str]) -> None:
@@ -84,6 +88,9 @@ def run(main: Callable[[], None], required: tuple[str, ...]) -> None:
             _fail(str(mistake))
         except Diverged as divergence:
             sys.exit(f"{program()}: {divergence}")
+        except SaveFailed as failure:
+            sys.unraisablehook = lambda _: None  # what Orbax leaves behind speaks up at the end
+            _fail(str(failure), NOT_SAVED)
         except Interrupted as stop:
             print(f"{program()}: {stop}; the same command continues", file=sys.stderr)
             sys.exit(128 + stop.signal)
@@ -222,6 +229,15 @@ def field_names(holder) -> list[str]:
 def _quiet_logs() -> None:
     """Errors only from the libraries, since Orbax has 45 lines a save; ours as plain lines."""
     logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)  # SaveFailed
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
+    others = sys.unraisablehook
+
+    def hook(ignored) -> None:
+        if "Event loop is closed" not in str(ignored.exc_value):  # a save that failed: SaveFailed
+            others(ignored)
+
+    sys.unraisablehook = hook
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # "generated new fontManager"
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # Orbax's tasks on damaged files
     handler = logging.StreamHandler()
@@ -249,7 +265,7 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _fail(message: str) -> None:
+def _fail(message: str, status: int = USER_MISTAKE) -> None:
     with contextlib.suppress(BrokenPipeError):
         print(f"{program()}: {_one_line(message)}", file=sys.stderr)
-    sys.exit(USER_MISTAKE)
+    sys.exit(status)

@@ -5,11 +5,15 @@ of every leaf, the resolved config, the vocabulary and the best step so far. Dam
 format does not notice shows in the checksums.
 """
 
+import contextlib
 import dataclasses
+import errno
 import json
 import logging
+import os
 import shutil
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from nn_lib.checks import UserError
+from nn_lib.train.workdir import SaveFailed
 
 log = logging.getLogger("nn_lib")
 
@@ -41,6 +46,7 @@ class Checkpoints:
 
     def __post_init__(self):
         self.folder = Path(self.folder).absolute()
+        self._step: int | None = None  # the last that was begun to be saved
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
@@ -61,17 +67,27 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: Any, note: dict[str, Any]) -> None:
-        """Starts to save; the files are written while training goes on."""
+        """Starts to save; the files are written while training goes on.
+
+        Raises:
+          SaveFailed: the save before, or this one, could not be written; what was is intact.
+        """
+        with self._saving(self._step):
+            self._manager.wait_until_finished()
         if step in self.steps():
             return
+        if not self.folder.is_dir():
+            raise SaveFailed(f"cannot save step {step}: {str(self.folder)!r} has vanished")
+        self._step = step
         leaves = leaves_by_path(state)
         note = {**note, "checksums": checksums(leaves)}
         note["note_checksum"] = _json_checksum(note)
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(leaves), note=ocp.args.JsonSave(note)
         )
-        if not self._manager.save(step, args=items):
-            raise RuntimeError(f"the checkpoint of step {step} was not saved")
+        with self._saving(step):
+            if not self._manager.save(step, args=items):
+                raise RuntimeError("it was refused")
 
     def restore(self, step: int, target: Any) -> tuple[Any, dict[str, Any]]:
         """The state (in the structure, shapes and dtypes of `target`) and the note of a step.
@@ -163,12 +179,35 @@ class Checkpoints:
         except Exception as error:  # Orbax raises bare Exceptions for damaged files
             raise Damaged(f"has a note that cannot be read ({_first_line(error)})") from error
 
+    def check(self) -> None:
+        """Raises SaveFailed if a save in the background has failed; waits for nothing."""
+        with self._saving(self._step):
+            self._manager.check_for_errors()
+
     def wait(self) -> None:
-        """Returns when everything is on disk; an error of a save in the background is raised."""
-        self._manager.wait_until_finished()
+        """Returns when everything is on disk; raises SaveFailed."""
+        with self._saving(self._step):
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        self._manager.close()
+        try:
+            self._manager.close()
+        except Exception as error:  # of a save that has failed, and has been reported
+            log.debug("while closing: %s", error)
+
+    @contextlib.contextmanager
+    def _saving(self, step: int | None) -> Iterator[None]:
+        try:
+            yield
+        except jax.errors.JaxRuntimeError:  # of the step whose results were to be saved
+            raise
+        except Exception as error:  # Orbax raises what its threads, tensorstore or the system do
+            intact = [f.name for f in self.folder.glob("*") if f.name.isdecimal()]
+            last = f"that of step {max(intact, key=int)} is intact" if intact else "there is none"
+            raise SaveFailed(
+                f"cannot save the checkpoint of step {step} in {str(self.folder)!r}: "
+                f"{_reason(error)}; {last}, and the same command continues from the last"
+            ) from error
 
     def _set_aside(self, step: int) -> None:
         aside = self.folder.parent / "damaged_checkpoints"
@@ -227,6 +266,16 @@ def _verified(note: dict[str, Any]) -> dict[str, Any]:
 
 def _json_checksum(note: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(note, sort_keys=True).encode())
+
+
+def _reason(error: Exception) -> str:
+    """What the operating system said, where that can be found in what was made of it."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    known = [os.strerror(n) for n in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS)]
+    known += [os.strerror(n) for n in (errno.ENOENT, errno.EACCES, errno.EIO, errno.ESTALE)]
+    said = str(error)
+    return next((text for text in known if text in said), _first_line(error))
 
 
 def _first_line(error: Exception) -> str:

@@ -48,6 +48,7 @@ def fit(
     Raises:
       UserError: a mistake in the experiment, its data or the directory; nothing was written.
       Interrupted: SIGTERM or SIGINT; the state was saved first.
+      SaveFailed: no space left, say; the last checkpoint is intact.
       Diverged: `max_bad_steps` steps in a row were not finite; the last checkpoint is intact.
     """
     run = Run.prepare(experiment)
@@ -110,6 +111,7 @@ def _train(
             last = step == experiment.num_steps
             if last or step % experiment.log_every == 0:
                 lines.hold(step, report)
+                checkpoints.check()
 
             new_best = False
             if validate and (last or _due(step, experiment.eval_every)):

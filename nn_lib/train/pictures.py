@@ -70,5 +70,6 @@ def _figure(panels: int, size: float = 4.8):
 
 
 def _save(figure, file: Path) -> Path:
-    figure.savefig(file, dpi=110)
+    with files.saving(file):
+        figure.savefig(file, dpi=110)
     return file

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -50,6 +51,13 @@ class DataFacts:
             "vocabulary": self.vocabulary and self.vocabulary.to_json(),
             "target_vocabulary": self.target_vocabulary and self.target_vocabulary.to_json(),
         }
+
+
+class SaveFailed(RuntimeError):
+    """Something could not be written: no space left, no permission, a folder that has vanished.
+
+    The last checkpoint is intact, and the same command continues from it.
+    """
 
 
 @contextlib.contextmanager
@@ -146,13 +154,39 @@ def drop_lines_after(file: Path, step: float) -> None:
 
 
 def write_atomically(file: Path, text: str) -> None:
-    """The file holds its old content or all of the new one, whenever the process is killed."""
+    """The file holds its old content or all of the new one, whenever the process is killed.
+
+    Raises:
+      SaveFailed: it cannot be written.
+    """
     temporary = file.with_name(f".{file.name}.tmp")
-    with open(temporary, "w", encoding="utf-8") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(file)
+    with saving(file):
+        try:
+            with open(temporary, "wb", buffering=0) as handle:
+                write_all(handle.fileno(), text.encode())
+                os.fsync(handle.fileno())
+            temporary.replace(file)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def write_all(descriptor: int, content: bytes) -> None:
+    """One call of the system; raises OSError where not all of it fits."""
+    if os.write(descriptor, content) < len(content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@contextlib.contextmanager
+def saving(file: Path) -> Iterator[None]:
+    """Turns an OSError into SaveFailed with the file's name."""
+    try:
+        yield
+    except OSError as error:
+        raise SaveFailed(
+            f"cannot write {str(file)!r}: {error.strerror or error}; checkpoints saved before are "
+            "intact, and the same command continues from the last"
+        ) from error
 
 
 def _check_vacant_or_same(path: Path, encoded: dict, facts: DataFacts) -> None:

@@ -1,6 +1,5 @@
 """What a run tells: lines of metrics and timings, event files, and a progress bar."""
 
-import errno
 import json
 import math
 import os
@@ -114,28 +113,31 @@ class _Events:
         from tensorboardX.proto.event_pb2 import Event, SessionLog
         from tensorboardX.summary import scalar
 
-        self._event, self._scalar = Event, scalar
-        self._file = EventsWriter(str(workdir / "events"))
+        self._event, self._scalar, self._path = Event, scalar, workdir / "events*"
         begun = SessionLog(status=SessionLog.START)  # what was written beyond is not shown
-        self._file.write_event(Event(step=start + 1, wall_time=time.time(), session_log=begun))
+        with files.saving(self._path):
+            self._file = EventsWriter(str(workdir / "events"))
+            self._file.write_event(Event(step=start + 1, wall_time=time.time(), session_log=begun))
 
     def scalar(self, name: str, value: float, step: int) -> None:
         summary = self._scalar(name, value)
-        self._file.write_event(self._event(step=step, wall_time=time.time(), summary=summary))
+        with files.saving(self._path):
+            self._file.write_event(self._event(step=step, wall_time=time.time(), summary=summary))
 
     def flush(self) -> None:
-        self._file.flush()
+        with files.saving(self._path):
+            self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        with files.saving(self._path):
+            self._file.close()
 
 
 def _append(file: Path, record: dict) -> None:
     """One call of the system, so that a kill leaves all of the line or none on common disks."""
-    line = (json.dumps(record) + "\n").encode()
-    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    try:
-        if os.write(descriptor, line) < len(line):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
-    finally:
-        os.close(descriptor)
+    with files.saving(file):
+        descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            files.write_all(descriptor, (json.dumps(record) + "\n").encode())
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,145 @@
+"""No space left, or a work directory that vanishes: the last checkpoint stays, one line says it."""
+
+import contextlib
+import json
+import resource
+import shutil
+import time
+
+import numpy as np
+import pytest
+
+from nn_lib.data.batches import ExampleBatches
+from nn_lib.models import MLP
+from nn_lib.train import fit
+from nn_lib.train.checkpoint import Checkpoints
+from nn_lib.train.workdir import SaveFailed, write_atomically
+from tests.processes import run
+from tests.small_runs import final_leaves, small
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
+def wide(**fields):
+    """Checkpoints of 600 kB, and 20 steps."""
+    return small(model=MLP(hidden=(200, 200)), eval_every=0, **fields)
+
+
+@contextlib.contextmanager
+def files_limited_to(size):
+    """As a full disk: no file grows beyond `size` bytes (Python ignores the signal)."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def at_batch(monkeypatch, number, action, saved=None):
+    """Does something once when a run reads a batch, after the checkpoint `saved` is on disk."""
+    good, todo = ExampleBatches.at, [action]
+
+    def at(self, step):
+        if step == number and todo:
+            while saved and not saved.exists():
+                time.sleep(0.01)
+            todo.pop()()
+        return good(self, step)
+
+    monkeypatch.setattr(ExampleBatches, "at", at)
+
+
+def assert_equal_ends(ours, theirs):
+    assert (ours / "metrics.jsonl").read_bytes() == (theirs / "metrics.jsonl").read_bytes()
+    expected = final_leaves(theirs, 20)
+    for path, leaf in final_leaves(ours, 20).items():
+        np.testing.assert_array_equal(leaf, expected[path], err_msg=path)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    fit(wide(), folder, quiet=True)
+    return folder
+
+
+def test_no_space_for_a_checkpoint_leaves_the_one_before_and_the_run_goes_on_later(
+    tmp_path, monkeypatch, undisturbed
+):
+    with contextlib.ExitStack() as full:
+        limit = files_limited_to(100_000)
+        before = tmp_path / "checkpoints" / "10"
+        at_batch(monkeypatch, 12, lambda: full.enter_context(limit), saved=before)
+        with pytest.raises(SaveFailed) as failure:
+            fit(wide(), tmp_path, quiet=True)
+    said = str(failure.value)
+    assert "cannot save the checkpoint of step 15 in" in said and ": File too large; " in said
+    assert "that of step 10 is intact, and the same command continues from the last" in said
+    assert "\n" not in said
+    checkpoints = Checkpoints(tmp_path / "checkpoints", read_only=True)
+    checkpoints.read(10)
+    checkpoints.close()
+    fit(wide(), tmp_path, quiet=True)
+    assert_equal_ends(tmp_path, undisturbed)
+
+
+def test_no_space_for_a_line_is_the_same_and_leaves_no_half_line_after_the_next_start(
+    tmp_path, monkeypatch, undisturbed
+):
+    with contextlib.ExitStack() as full:
+
+        def fill():
+            size = (tmp_path / "metrics.jsonl").stat().st_size + 20
+            full.enter_context(files_limited_to(size))
+
+        at_batch(monkeypatch, 7, fill)
+        with pytest.raises(SaveFailed, match="cannot "):
+            fit(wide(checkpoint_every=0), tmp_path, quiet=True)
+    fit(wide(checkpoint_every=0), tmp_path, quiet=True)
+    assert_equal_ends(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize("checkpoint_every", [5, 0])
+def test_a_work_directory_that_vanishes_ends_the_run_and_can_be_put_back(
+    tmp_path, monkeypatch, undisturbed, checkpoint_every
+):
+    workdir, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    experiment = wide(checkpoint_every=checkpoint_every)
+    at_batch(monkeypatch, 12, lambda: workdir.rename(elsewhere))
+    with pytest.raises(SaveFailed, match=r"cannot (write|save) .*(vanished|No such file)"):
+        fit(experiment, workdir, quiet=True)
+    shutil.rmtree(workdir, ignore_errors=True)  # a save under way may have made it anew
+    elsewhere.rename(workdir)
+    fit(experiment, workdir, quiet=True)
+    assert_equal_ends(workdir, undisturbed)
+
+
+def test_a_file_that_cannot_be_replaced_stays_as_it_was(tmp_path):
+    file = tmp_path / "summary.json"
+    write_atomically(file, "old")
+    with files_limited_to(1000), pytest.raises(SaveFailed, match=r"summary.json': .*(large|space)"):
+        write_atomically(file, "new" * 1000)
+    assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.slow
+def test_on_the_command_line_it_is_one_line_and_status_74(tmp_path):
+    arguments = [
+        "--config=configs/mnist1d.py:mlp",
+        f"--workdir={tmp_path}",
+        *("--config.num_steps=40", "--config.eval_every=0", "--config.checkpoint_every=10"),
+        "--config.model.hidden=(200, 200)",
+        *("--config.optimizer.decay_steps=40", "--compilation_cache="),
+    ]
+    first = run("train", *arguments, "--config.num_steps=20")
+    assert first.returncode == 0, first.stderr
+    with files_limited_to(100_000):  # the child inherits it
+        full = run("train", *arguments)
+    assert full.returncode == 74
+    headline, *said = full.stderr.strip().splitlines()
+    assert "resumes at step 20" in headline
+    assert len(said) == 1 and said[0].startswith("experiments.train: cannot save the checkpoint")
+    again = run("train", *arguments)
+    assert again.returncode == 0 and "resumes at step 20" in again.stderr
+    assert json.loads((tmp_path / "summary.json").read_text())["steps"] == 40
