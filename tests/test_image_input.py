@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import io
+import json
 import logging
 import math
 from pathlib import Path
@@ -252,32 +253,57 @@ def test_mixup_learns_the_number_of_classes_from_the_data(photographs):
     assert resolved.model.num_classes == 1000
 
 
+def small_run(folder, photographs, steps, workers, **fields):
+    """A few steps of a small network by the recipe of Imagenette, broken pictures among its own."""
+    experiment = imagenette.get_config()
+    data = dataclasses.replace(
+        experiment.data,
+        name="imagenet2012",
+        data_dir=photographs,
+        image_size=32,
+        shorter_side=36,
+        workers=workers,
+        **fields,
+    )
+    experiment = dataclasses.replace(
+        experiment,
+        model=experiment.model.clone(stage_sizes=(1, 1), width=4),
+        optimizer=dataclasses.replace(experiment.optimizer, warmup_steps=2, decay_steps=8),
+        data=data,
+        batch_size=8,
+        log_every=1,
+        num_steps=steps,
+        eval_every=3,
+        checkpoint_every=3,
+    )
+    return fit(experiment, folder, quiet=True)
+
+
+@pytest.mark.slow
+def test_a_run_remembers_what_it_could_not_decode(tmp_path, photographs, undrawn, caplog):
+    with caplog.at_level(logging.WARNING, "nn_lib"):
+        summary = small_run(tmp_path, photographs, 3, 0)
+    assert summary["bad_examples"] == 4  # three in an epoch of training, one in validation
+    file = tmp_path / "bad_examples.jsonl"
+    names = {json.loads(line)["file_name"] for line in file.read_text().splitlines()}
+    assert names == {file_name(*place) for place in BROKEN}
+    file.write_text(file.read_text() + '{"split": "tr')  # as a kill leaves it
+    (tmp_path / "bad_examples_1.jsonl").write_text(
+        '{"split": "train", "index": 99, "file_name": "x", "reason": "seen by another process"}\n'
+    )
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "nn_lib"):
+        assert small_run(tmp_path, photographs, 4, 0)["bad_examples"] == 5
+    assert len(caplog.records) <= 1  # of the first batch, read before the directory is looked at
+    assert len(file.read_text().splitlines()) == 4
+    with pytest.raises(UserError, match=r"data.max_bad_examples is 1\)"):
+        small_run(tmp_path / "stopped", photographs, 3, 0, max_bad_examples=1)
+
+
 @pytest.mark.slow
 def test_imagenette_is_trained_and_continued_with_other_workers(tmp_path, photographs, undrawn):
-    def run(folder, steps, workers):
-        experiment = imagenette.get_config()
-        model = experiment.model.clone(stage_sizes=(1, 1), width=4)
-        optimizer = dataclasses.replace(experiment.optimizer, warmup_steps=2, decay_steps=8)
-        data = dataclasses.replace(
-            experiment.data,
-            data_dir=photographs,
-            image_size=32,
-            shorter_side=36,
-            workers=workers,
-            name="imagenet2012",
-            train_split="train[:90%]",
-        )
-        experiment = dataclasses.replace(
-            experiment, model=model, data=data, optimizer=optimizer, batch_size=8, log_every=1
-        )
-        experiment = dataclasses.replace(
-            experiment, num_steps=steps, eval_every=3, checkpoint_every=3
-        )
-        return fit(experiment, folder, quiet=True)
-
-    whole = run(tmp_path / "whole", 6, 0)
-    run(tmp_path / "parts", 3, 2)
-    parts = run(tmp_path / "parts", 6, 1)
-    assert parts == whole
+    whole = small_run(tmp_path / "whole", photographs, 6, 0)
+    small_run(tmp_path / "parts", photographs, 3, 2)
+    assert small_run(tmp_path / "parts", photographs, 6, 1) == whole
     lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "parts")]
     assert lines[0] == lines[1]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Callable, Iterable
 
 from nn_lib.checks import UserError
 
@@ -24,6 +25,10 @@ class BadExample:
     file_name: str
     reason: str
 
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.split, self.index
+
     def __str__(self) -> str:
         place = f"example {self.index} of {self.split}"
         return f"{self.file_name} ({place})" if self.file_name else place
@@ -34,26 +39,33 @@ class BadExamples:
 
     Attributes:
       found: (split, index) -> what is wrong there.
+      on_new: called with each when it is first met.
     """
 
     def __init__(self, name: str, limit: int):
         """`limit` is how many there may be in the data set called `name`."""
         self.name, self.limit = name, limit
         self.found: dict[tuple[str, int], BadExample] = {}
+        self.on_new: Callable[[BadExample], None] = _nothing
 
-    def add(self, examples) -> None:
+    def add(self, examples: Iterable[BadExample]) -> None:
         """Counts and reports those that are new.
 
         Raises:
           UserError: there are more than the limit; it names the last.
         """
         for bad in examples:
-            if (bad.split, bad.index) in self.found:
+            if bad.key in self.found:
                 continue
-            self.found[bad.split, bad.index] = bad
-            if len(self.found) > self.limit:
+            if len(self.found) >= self.limit:
                 raise self.too_many(bad)
+            self.found[bad.key] = bad
+            self.on_new(bad)
             log.warning("%s: %s cannot be decoded and is skipped: %s", self.name, bad, bad.reason)
+
+    def __getstate__(self):
+        """A worker that reads needs no more than the limit."""
+        return {"name": self.name, "limit": self.limit, "found": {}, "on_new": _nothing}
 
     def too_many(self, last: BadExample) -> UserError:
         """The error that ends a run."""
@@ -62,3 +74,7 @@ class BadExamples:
             f"(data.max_bad_examples is {self.limit}); the last is {last}: {last.reason}; prepare "
             "the data set anew, or raise the limit"
         )
+
+
+def _nothing(example: BadExample) -> None:
+    pass

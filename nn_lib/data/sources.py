@@ -139,6 +139,7 @@ class DataSet:
       sequence_length: of a character corpus, else 0.
       overlap: of its training windows.
       target_vocabulary: of the targets of pairs.
+      bad: what of its examples cannot be decoded.
     """
 
     name: str
@@ -149,6 +150,7 @@ class DataSet:
     sequence_length: int = 0
     overlap: int = 0
     target_vocabulary: Vocabulary | None = None
+    bad: BadExamples | None = None
     _read: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     def split(self, name: str):
@@ -229,6 +231,7 @@ def load(config: DataConfig) -> DataSet:
         readers=readers,
         sizes={"num_classes": classes.num_classes if classes else math.prod(labels.shape)},
         class_names=tuple(classes.names) if classes else None,
+        bad=bad,
     )
 
 

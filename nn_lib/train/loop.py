@@ -12,7 +12,7 @@ import jax
 from nn_lib import metrics
 from nn_lib.data.batches import prefetch
 from nn_lib.optim import plateau
-from nn_lib.train import codec, pictures, tracing
+from nn_lib.train import codec, data_errors, pictures, tracing
 from nn_lib.train import workdir as files
 from nn_lib.train.checkpoint import Checkpoints, Damaged
 from nn_lib.train.config import Experiment
@@ -53,6 +53,7 @@ def fit(
     """
     run = Run.prepare(experiment)
     with files.claim(workdir, run.experiment, files.DataFacts.of(run.data)) as path:
+        data_errors.remember(run.data.bad, path)
         checkpoints = Checkpoints(path / files.CHECKPOINTS, keep=run.experiment.keep_checkpoints)
         try:
             with stop_on_signals() as stop, Watchdog(step_limit) as watchdog:
@@ -200,6 +201,8 @@ def _finish(run: Run, path: Path, checkpoints: Checkpoints, state: TrainState, b
                 pictures.confusion_matrix(path, pairs["confusion"][0], names, split)
     shown = [name for name in run.metric_names if name not in (*STEP_METRICS, "perplexity")]
     pictures.learning_curve(path, tuple(shown))
+    if run.data.bad is not None:
+        summary["bad_examples"] = data_errors.count(path)
     files.write_atomically(path / files.SUMMARY, json.dumps(summary, indent=2))
     return summary
 
