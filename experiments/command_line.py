@@ -64,11 +64,19 @@ def config_location() -> str:
     return flag.config_filename
 
 
-def run(main: Callable[[], None], required: tuple[str, ...]) -> None:
+def run(
+    main: Callable[[], None],
+    required: tuple[str, ...],
+    join: Callable[[], None] | None = None,
+) -> None:
     """Parses the flags and calls `main`; mistakes of the user end the process in one line.
 
     Exit status: 2 after a user's mistake, 1 when training diverged, 74 when something could not be
     saved, 128 + signal when stopped.
+
+    Args:
+      join: makes this one of several processes, before `main`; one that fails then ends at once,
+        without waiting for the others as JAX would.
     """
 
     def guarded(argv: list[str]) -> None:
@@ -81,6 +89,8 @@ def run(main: Callable[[], None], required: tuple[str, ...]) -> None:
         if END_WITH_PARENT.value:
             threading.Thread(target=_terminate_at_end_of_input, daemon=True).start()
         try:
+            if join is not None:
+                join()
             main()
         except UserError as mistake:
             if DEBUG.value:
@@ -100,7 +110,12 @@ def run(main: Callable[[], None], required: tuple[str, ...]) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(128 + signal.SIGPIPE)
 
-    app.run(guarded, flags_parser=lambda argv: _parse(argv, required))
+    try:
+        app.run(guarded, flags_parser=lambda argv: _parse(argv, required))
+    except BaseException as end:
+        if join is not None and jax.distributed.is_initialized():
+            _leave_the_others(end)
+        raise
 
 
 def program() -> str:
@@ -259,6 +274,20 @@ def _terminate_at_end_of_input() -> None:
     while os.read(sys.stdin.fileno(), 1024):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _leave_the_others(end: BaseException) -> None:
+    """Ends this process of several after a failure, where the others might never come to an end."""
+    code = end.code if isinstance(end, SystemExit) else 1
+    if code in (None, 0, 128 + signal.SIGTERM, 128 + signal.SIGINT):
+        return  # as all the others
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+    elif not isinstance(end, SystemExit):
+        traceback.print_exception(end)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 1)
 
 
 def _one_line(text: str) -> str:

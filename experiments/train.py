@@ -8,9 +8,10 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import command_line
+from experiments import command_line, distributed
 from experiments.tables import metrics_table
 from nn_lib.train import fit
+from nn_lib.train.processes import first
 from nn_lib.train.tracing import Steps
 from nn_lib.train.watchdog import STEP_LIMIT as STEP_LIMIT_DEFAULT
 from nn_lib.train.workdir import read_facts
@@ -36,6 +37,8 @@ def main() -> None:
     workdir = Path(WORKDIR.value).expanduser()
     profile = Steps.parse(PROFILE.value) if PROFILE.value else None
     summary = fit(CONFIG.value, workdir, profile=profile, step_limit=STEP_LIMIT.value)
+    if not first():
+        return
     print(metrics_table(summary))
     pictures = ", ".join(file.name for file in sorted(workdir.glob("*.png")))
     print(f"pictures     {workdir}/: {pictures}")
@@ -57,4 +60,4 @@ def _next_commands(workdir: Path, summary: dict) -> list[str]:
 
 
 if __name__ == "__main__":
-    command_line.run(main, required=("config", "workdir"))
+    command_line.run(main, required=("config", "workdir"), join=distributed.join)

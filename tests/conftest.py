@@ -19,9 +19,14 @@ import pytest
 from absl import flags
 from hypothesis import settings
 
+from nn_lib.train.sharding import MeshConfig
+
 # The same examples in every run; `pytest --hypothesis-profile=default` looks for new ones.
 settings.register_profile("reproducible", derandomize=True, deadline=None, print_blob=True)
 settings.load_profile("reproducible")
+
+# An experiment that names no mesh takes one of the four devices here, not all of them.
+MeshConfig.__init__.__defaults__ = (1, 1, 1)
 
 flags.FLAGS.mark_as_parsed()  # Grain asks absl's flags outside app.run
 jax.config.update("jax_compilation_cache_dir", os.path.abspath(".cache/jax"))

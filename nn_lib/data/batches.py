@@ -6,6 +6,7 @@ same sequence of global batches, and a run may continue on another number.
 """
 
 import functools
+import math
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -167,17 +168,25 @@ class CorpusBatches:
 
 
 def evaluation_batches(
-    data: DataSet, split_name: str, batch_size: int, process: tuple[int, int] = (0, 1)
+    data: DataSet,
+    split_name: str,
+    batch_size: int,
+    process: tuple[int, int] = (0, 1),
+    multiple: int = 1,
 ) -> Iterator[Batch]:
     """Batches of one shape that hold every example (or every next character) exactly once.
 
     The last batch is padded, with `mask` false there.
+
+    Args:
+      multiple: what the size of a batch is rounded up to, for the devices that share it.
     """
+    multiple = math.lcm(multiple, process[1])
     split = data.split(split_name)
     if isinstance(split, Corpus):
-        yield from _corpus_evaluation(split, batch_size, data.sequence_length, process)
+        yield from _corpus_evaluation(split, batch_size, data.sequence_length, process, multiple)
         return
-    size = min(batch_size, -(-len(split) // process[1]) * process[1])
+    size = -(-min(batch_size, len(split)) // multiple) * multiple
     part = _part(size, process)
     if isinstance(split, Sequences):
         yield from sequence_evaluation(split, size, part)
@@ -235,18 +244,23 @@ def _part(batch_size: int, process: tuple[int, int]) -> np.ndarray:
     return np.arange(index * local, (index + 1) * local)
 
 
-def _corpus_evaluation(corpus: Corpus, batch_size: int, length: int, process) -> Iterator[Batch]:
-    """Contiguous streams as in training; those of unequal length are padded at their ends."""
+def _corpus_evaluation(
+    corpus: Corpus, batch_size: int, length: int, process: tuple[int, int], multiple: int
+) -> Iterator[Batch]:
+    """Contiguous streams as in training; those of unequal length are padded at their ends.
+
+    Further streams, all padding, fill the batch up; so the text is cut alike on any devices.
+    """
     pairs = len(corpus) - 1
     if pairs < 1:
         raise UserError("a split of the corpus holds fewer than two characters; give it more text")
-    streams = min(batch_size, pairs) if process[1] == 1 else batch_size
+    streams = min(batch_size, pairs)
     stream = -(-pairs // streams)
-    positions = (np.arange(streams) * stream)[_part(streams, process), None]
+    rows = _part(-(-streams // multiple) * multiple, process)[:, None]
     for start in range(0, stream, length):
         offset = start + np.arange(length)
-        at = positions + offset
-        mask = (at < pairs) & (offset < stream)
+        at = rows * stream + offset
+        mask = (at < pairs) & (offset < stream) & (rows < streams)
         at = np.where(mask, at, 0)
         yield {
             "inputs": corpus.tokens[at],

@@ -10,6 +10,7 @@ import dataclasses
 import errno
 import json
 import logging
+import math
 import os
 import shutil
 import zlib
@@ -23,6 +24,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from nn_lib.checks import UserError
+from nn_lib.train import processes
 from nn_lib.train.workdir import SaveFailed
 
 log = logging.getLogger("nn_lib")
@@ -128,11 +130,14 @@ class Checkpoints:
                 ),
             )
             leaves, note = items["state"], _verified(items["note"])
-            found = checksums(leaves)
-        except Damaged:
-            raise
+            problem = None
+        except Damaged as damage:
+            problem = damage
         except Exception as error:  # Orbax raises bare Exceptions for damaged files
-            raise Damaged(f"cannot be read ({_first_line(error)})") from error
+            problem = Damaged(f"cannot be read ({_first_line(error)})")
+            problem.__cause__ = error
+        _agree(problem)
+        found = checksums(leaves)
         wrong = [path for path, value in found.items() if note["checksums"].get(path) != value]
         if wrong:
             raise Damaged(f"does not match its checksums at {', '.join(wrong[:3])}")
@@ -173,11 +178,14 @@ class Checkpoints:
             items = self._manager.restore(
                 step, args=ocp.args.Composite(note=ocp.args.JsonRestore())
             )
-            return _verified(items["note"])
-        except Damaged:
-            raise
+            note, problem = _verified(items["note"]), None
+        except Damaged as damage:
+            problem = damage
         except Exception as error:  # Orbax raises bare Exceptions for damaged files
-            raise Damaged(f"has a note that cannot be read ({_first_line(error)})") from error
+            problem = Damaged(f"has a note that cannot be read ({_first_line(error)})")
+            problem.__cause__ = error
+        _agree(problem)
+        return note
 
     def check(self) -> None:
         """Raises SaveFailed if a save in the background has failed; waits for nothing."""
@@ -210,15 +218,23 @@ class Checkpoints:
             ) from error
 
     def _set_aside(self, step: int) -> None:
-        aside = self.folder.parent / "damaged_checkpoints"
-        aside.mkdir(exist_ok=True)
-        shutil.rmtree(aside / str(step), ignore_errors=True)
-        (self.folder / str(step)).rename(aside / str(step))
+        if processes.first():
+            aside = self.folder.parent / "damaged_checkpoints"
+            aside.mkdir(exist_ok=True)
+            shutil.rmtree(aside / str(step), ignore_errors=True)
+            (self.folder / str(step)).rename(aside / str(step))
+        processes.on_every(True)  # the others wait for it
         self._manager.reload()
 
 
 class Damaged(Exception):
     """A checkpoint whose files are incomplete or hold something else than was saved."""
+
+
+def _agree(problem: Damaged | None) -> None:
+    """Raises Damaged where any process, each of which reads its own parts, met a problem."""
+    if not processes.on_every(problem is None):
+        raise problem or Damaged("cannot be read by another process")
 
 
 def leaves_by_path(tree: Any) -> dict[str, Any]:
@@ -250,12 +266,18 @@ def _checksum(leaf: jax.Array) -> jax.Array:
     else:
         unsigned = {1: jnp.uint8, 2: jnp.uint16}[leaf.dtype.itemsize]
         words = jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
-    words = words.reshape(-1)
-    place = jax.lax.iota(jnp.uint32, words.size) * np.uint32(0x9E3779B9)
-    x = words ^ place
+    place = jnp.zeros((), jnp.uint32)
+    for axis, stride in enumerate(_strides(words.shape)):  # not reshaped, so that parts stay put
+        place += jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis) * np.uint32(stride)
+    x = words ^ (place * np.uint32(0x9E3779B9))
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):  # MurmurHash3's finaliser
         x = (x ^ (x >> shift)) * np.uint32(factor)
     return jnp.sum(x ^ (x >> 16), dtype=jnp.uint32)
+
+
+def _strides(shape: tuple[int, ...]) -> list[int]:
+    """What a step along each axis adds to a position, modulo 2^32."""
+    return [math.prod(shape[axis + 1 :]) % 2**32 for axis in range(len(shape))]
 
 
 def _verified(note: dict[str, Any]) -> dict[str, Any]:

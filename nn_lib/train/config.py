@@ -13,6 +13,7 @@ from nn_lib.data import DataConfig, DataSet
 from nn_lib.optim import OptimizerConfig, build_optimizer
 from nn_lib.optim.schedules import DEPEND_ON_LENGTH
 from nn_lib.train import codec
+from nn_lib.train.sharding import MeshConfig
 from nn_lib.train.transcription import Transcription
 
 
@@ -49,6 +50,7 @@ class Experiment:
       sample_length: of their characters.
       keep_checkpoints: how many of the latest checkpoints stay; the best always stays too.
       max_bad_steps: consecutive steps with a non-finite loss or gradient after which a run stops.
+      mesh: the devices, and what is cut over them.
     """
 
     model: nn.Module
@@ -74,6 +76,7 @@ class Experiment:
     sample_length: int = 200
     keep_checkpoints: int = 2
     max_bad_steps: int = 20
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
 
 
 # Fields that a run may be continued with changed: they do not decide what a step computes.
@@ -91,6 +94,9 @@ FREE = (
     "data.max_bad_examples",
     "sample_every",
     "sample_length",
+    "mesh.data",
+    "mesh.fsdp",
+    "mesh.model",
 )
 
 

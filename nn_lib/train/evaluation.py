@@ -7,6 +7,7 @@ import jax
 from nn_lib import metrics
 from nn_lib.data import DataSet
 from nn_lib.data.batches import evaluation_batches
+from nn_lib.train.sharding import Layout
 from nn_lib.train.transcription import Comparison
 
 
@@ -17,23 +18,28 @@ def evaluate(
     data: DataSet,
     split: str,
     batch_size: int,
+    layout: Layout,
     transcribe: Callable | None = None,
 ) -> dict[str, tuple]:
     """The accumulated {name: (sum, count)} of a split, added on the host in float64.
 
     Text streams carry their state from window to window; examples have none. With `transcribe`,
-    `(variables, inputs, mask) -> Decoded`, what it writes is measured too.
+    `(variables, inputs, mask) -> Decoded`, what it writes is measured too; every process then reads
+    all of every batch.
     """
     measured, carry = [], None
     comparison = None
     if transcribe and data.vocabulary and data.target_vocabulary:
         comparison = Comparison(data.vocabulary, data.target_vocabulary)
-    for batch in evaluation_batches(data, split, batch_size):
+    whole = comparison is not None
+    process = (0, 1) if whole else layout.process
+    for read in evaluation_batches(data, split, batch_size, process, layout.shards):
+        batch = layout.put(read, whole=whole)
         if carry is None and data.sequence_length:
-            carry = model.initialize_carry(len(batch["inputs"]))
+            carry = layout.carry(model, len(batch["inputs"]))
         pairs, carry = eval_step(variables, batch, carry)
         measured.append(pairs)
         if transcribe and comparison:
-            comparison.add(batch, transcribe(variables, batch["inputs"], batch["input_mask"]))
+            comparison.add(read, transcribe(variables, batch["inputs"], batch["input_mask"]))
     found = metrics.add(jax.device_get(measured))
     return found | comparison.metrics() if comparison else found

@@ -36,7 +36,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
     def restore() -> None:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def note(number, frame) -> None:
         request.number = number

@@ -1,5 +1,6 @@
 """The one training loop: `fit` runs any experiment, resumes it exactly, writes what it found."""
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -7,12 +8,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from nn_lib import metrics
 from nn_lib.data.batches import prefetch
 from nn_lib.optim import plateau
-from nn_lib.train import codec, data_errors, pictures, tracing
+from nn_lib.train import codec, data_errors, pictures, processes, tracing
 from nn_lib.train import workdir as files
 from nn_lib.train.checkpoint import Checkpoints, Damaged
 from nn_lib.train.config import Experiment
@@ -21,7 +20,7 @@ from nn_lib.train.run import Run
 from nn_lib.train.state import STEP_METRICS, TrainState
 from nn_lib.train.training_log import TrainingLog, stop_if_diverged
 from nn_lib.train.watchdog import STEP_LIMIT, Watchdog
-from nn_lib.train.writer import Progress, Writer
+from nn_lib.train.writer import NoWriter, Progress, Writer
 
 log = logging.getLogger("nn_lib")
 
@@ -37,6 +36,7 @@ def fit(
     """Trains the experiment in its work directory, or continues it there, and evaluates it.
 
     The same call after a kill at any moment ends with the same bits, on the same kind of device.
+    Of several processes each makes the same call; the first one writes, and all return the same.
 
     Args:
       profile: steps that are traced into the folder `profile` of the work directory.
@@ -52,17 +52,24 @@ def fit(
       Diverged: `max_bad_steps` steps in a row were not finite; the last checkpoint is intact.
     """
     run = Run.prepare(experiment)
-    with files.claim(workdir, run.experiment, files.DataFacts.of(run.data)) as path:
+    path = Path(workdir).expanduser()
+    with contextlib.ExitStack() as stack:
+        processes.on_first(lambda: stack.enter_context(_claim(run, path)))
         data_errors.remember(run.data.bad, path)
         checkpoints = Checkpoints(path / files.CHECKPOINTS, keep=run.experiment.keep_checkpoints)
         try:
-            with stop_on_signals() as stop, Watchdog(step_limit) as watchdog:
+            with stop_on_signals() as request, Watchdog(step_limit) as watchdog:
+                stop = processes.Stop(request, run.layout.mesh)
                 state, best = _train(run, path, checkpoints, stop, quiet, profile, watchdog)
                 if stop.number is not None:
                     raise Interrupted(stop.number, int(state.step))
             return _finish(run, path, checkpoints, state, best)
         finally:
             checkpoints.close()
+
+
+def _claim(run: Run, path: Path):
+    return files.claim(path, run.experiment, files.DataFacts.of(run.data))
 
 
 @dataclasses.dataclass
@@ -82,7 +89,7 @@ def _train(
     run: Run,
     path: Path,
     checkpoints: Checkpoints,
-    stop,
+    stop: processes.Stop,
     quiet: bool,
     profile: tracing.Steps | None,
     watchdog: Watchdog,
@@ -91,16 +98,23 @@ def _train(
     experiment = run.experiment
     state, best, start = _resume(run, checkpoints)
     tracing.check_reachable(profile, start, experiment.num_steps)
-    writer = Writer(path, start=start)
+    first = processes.first()
+    writer = Writer(path, start=start) if first else NoWriter()
     progress = Progress(
-        start=start, stop=experiment.num_steps, batch_size=run.batches.batch_size, quiet=quiet
+        start=start,
+        stop=experiment.num_steps,
+        batch_size=run.batches.batch_size,
+        quiet=quiet or not first,
     )
     progress.say(_headline(run, path, start))
     lines = TrainingLog(run, writer, progress, start, watchdog)
     tracer = tracing.Tracer(
-        profile, path / files.PROFILE, progress.say, lambda batch: run.program(state, batch)
+        profile if first else None,
+        path / files.PROFILE,
+        progress.say,
+        lambda batch: run.program(state, batch),
     )
-    batches = prefetch(run.batches, start, experiment.num_steps)
+    batches = map(run.layout.put, prefetch(run.batches, start, experiment.num_steps))
     validate = "validation" in run.data.readers
     try:
         for step, batch in tracer.traced(lines.batches(batches)):
@@ -135,7 +149,7 @@ def _train(
                 writer.sample(step, text)
                 progress.say(f"----\n{text}\n----")
 
-            asked = stop.number is not None
+            asked = stop.after(step)
             if last or asked or new_best or _due(step, experiment.checkpoint_every):
                 lines.write()
                 stop_if_diverged(run, int(state.bad_steps), step)
@@ -196,9 +210,11 @@ def _finish(run: Run, path: Path, checkpoints: Checkpoints, state: TrainState, b
         if split in run.data.readers:
             pairs = run.measure(state, split)
             summary[split] = metrics.means(pairs)
-            if "confusion" in pairs:
+            if "confusion" in pairs and processes.first():
                 names = run.data.class_names
                 pictures.confusion_matrix(path, pairs["confusion"][0], names, split)
+    if not processes.first():
+        return summary
     shown = [name for name in run.metric_names if name not in (*STEP_METRICS, "perplexity")]
     pictures.learning_curve(path, tuple(shown))
     if run.data.bad is not None:
@@ -219,12 +235,11 @@ def _note(run: Run, best: Best) -> dict[str, Any]:
 
 
 def _headline(run: Run, path: Path, start: int) -> str:
-    device = jax.devices()[0]
     begin = f"resumes at step {start:,}" if start else "starts"
     return (
         f"{type(run.experiment.model).__name__} with {run.parameters:,} parameters on "
-        f"{run.data.name}: {begin}, {run.experiment.num_steps:,} steps, {jax.device_count()} x "
-        f"{device.device_kind}, work directory {path}"
+        f"{run.data.name}: {begin}, {run.experiment.num_steps:,} steps, {run.layout}, "
+        f"work directory {path}"
     )
 
 

@@ -18,6 +18,7 @@ from nn_lib.decoding import stream
 from nn_lib.optim import build_optimizer
 from nn_lib.train.config import Experiment, check, resolve
 from nn_lib.train.evaluation import evaluate
+from nn_lib.train.sharding import Layout
 from nn_lib.train.state import TrainState, create_state
 from nn_lib.train.step import make_eval_step, make_train_step
 from nn_lib.train.transcription import Transcription, check_transcription
@@ -29,6 +30,7 @@ class Run:
 
     Attributes:
       experiment: with every field resolved.
+      layout: where its arrays lie; `layout.put` takes a batch there.
       initial_state: before the first step; the first step takes its memory.
       parameters: how many the model has.
       metric_names: of the training metrics, in the order of a step's report.
@@ -39,6 +41,7 @@ class Run:
     """
 
     experiment: Experiment
+    layout: Layout
     data: DataSet
     batches: Any
     initial_state: Any
@@ -53,23 +56,26 @@ class Run:
     def prepare(cls, experiment: Experiment) -> "Run":
         """Reads the data and builds everything; raises UserError, writes nothing."""
         check(experiment)
+        layout = Layout.of(experiment.mesh)
         data = load(experiment.data)
-        process = (jax.process_index(), jax.process_count())
-        batches = training_batches(data, experiment.batch_size, experiment.seed, process)
+        batches = training_batches(data, experiment.batch_size, experiment.seed, layout.process)
         experiment = resolve(experiment, data)
         model, objective = experiment.model, experiment.objective
         optimizer, schedule = build_optimizer(experiment.optimizer)
         _check_batches(experiment, batches.batch_size, data)
+        layout.check_batch(batches.batch_size, experiment.accumulation)
         prepare = experiment.data.prepare_batch
         if batches.continuous and not hasattr(model, "initialize_carry"):
             raise UserError(
                 f"the data is one long text, and {type(model).__name__} takes separate ones; say "
                 "how the files hold them: --config.data.layout=labelled, folder, columns, pairs"
             )
-        first = prepare(batches.at(0))
-        with _model_errors(model, first):
+        raw = layout.put(batches.at(0))
+
+        def make_state(raw) -> TrainState:
+            first = prepare(raw)
             carry = model.initialize_carry(len(first["inputs"])) if batches.continuous else None
-            state = create_state(
+            return create_state(
                 model,
                 objective,
                 optimizer,
@@ -79,8 +85,12 @@ class Run:
                 ema=bool(experiment.ema_decay),
                 smooth_loss=_loss_of_chance(experiment, data, first),
             )
+
+        first = jax.eval_shape(prepare, raw)
+        with _model_errors(model, first):
+            state = layout.make_state(make_state, raw)
             eval_step = make_eval_step(model, objective, prepare=prepare)
-            measured = jax.eval_shape(eval_step, state.evaluated, batches.at(0), carry)[0]
+            measured = jax.eval_shape(eval_step, state.evaluated, raw, state.carry)[0]
         validation_metrics = tuple(metrics.numbers(measured))
         transcription = experiment.transcription
         if transcription:
@@ -119,15 +129,18 @@ class Run:
         )
         return cls(
             experiment=experiment,
+            layout=layout,
             data=data,
             batches=batches,
             initial_state=state,
             parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
             metric_names=tuple(sorted(state.metrics)),
             validation_metrics=validation_metrics,
-            train_step=jax.jit(train_step, donate_argnums=0),
-            eval_step=jax.jit(eval_step),
-            transcribe=transcription.compiled(model) if transcription else None,
+            train_step=layout.jit_step(train_step, state),
+            eval_step=layout.jit_evaluation(eval_step),
+            transcribe=layout.jit_replicated(transcription.compiled(model))
+            if transcription
+            else None,
         )
 
     def program(self, state: TrainState, batch: dict) -> str:
@@ -138,12 +151,15 @@ class Run:
         """What a language model writes from its state before batch number `step`."""
         batch = self.batches.at(step)
         first = int(np.argmax(batch["mask"][0]))  # what lies before the text is masked
-        carry = None
-        if not batch["reset"][0, first]:
-            carry = jax.tree.map(lambda leaf: leaf[:1], state.carry)
+        variables, carry = state.evaluated, state.carry
+        if not self.layout.one_device:
+            variables, carry = self.layout.fetch((variables, carry))
+        if batch["reset"][0, first]:
+            carry = None
+        carry = jax.tree.map(lambda leaf: leaf[:1], carry)
         tokens = stream(
             self.experiment.model,
-            state.evaluated,
+            variables,
             batch["inputs"][0, first : first + 1],
             self.experiment.sample_length,
             seed=step,
@@ -157,7 +173,14 @@ class Run:
         size = self.experiment.eval_batch_size
         model = self.experiment.model
         return evaluate(
-            self.eval_step, state.evaluated, model, self.data, split, size, self.transcribe
+            self.eval_step,
+            state.evaluated,
+            model,
+            self.data,
+            split,
+            size,
+            self.layout,
+            self.transcribe,
         )
 
 
@@ -200,11 +223,10 @@ def _model_errors(model, batch: dict) -> Iterator[None]:
 
 def _check_batches(experiment: Experiment, batch_size: int, data: DataSet) -> None:
     """What only the data tells to be a mistake."""
-    local = batch_size // jax.process_count()
-    if local % experiment.accumulation:
+    if batch_size % experiment.accumulation:
         raise UserError(
-            f"accumulation {experiment.accumulation} does not divide the batch of {local}; choose "
-            "a divisor, or another batch_size"
+            f"accumulation {experiment.accumulation} does not divide the batch of {batch_size}; "
+            "choose a divisor, or another batch_size"
         )
     if experiment.sample_every and not data.sequence_length:
         raise UserError(

@@ -5,7 +5,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from nn_lib.checks import UserError
@@ -15,6 +14,7 @@ from nn_lib.train import workdir as files
 from nn_lib.train.checkpoint import Checkpoints, Damaged
 from nn_lib.train.config import Experiment
 from nn_lib.train.evaluation import evaluate
+from nn_lib.train.sharding import Layout, MeshConfig
 from nn_lib.train.step import make_eval_step
 
 
@@ -54,13 +54,16 @@ class Trained:
                 f"data set {data.name!r} is not what this run was trained on; name the folder it "
                 "came from by --data_dir or --data_path"
             )
+        layout = Layout.of(MeshConfig())
         step = make_eval_step(
             experiment.model, experiment.objective, prepare=experiment.data.prepare_batch
         )
         size, how = experiment.eval_batch_size, experiment.transcription
         model = experiment.model
-        transcribe = how.compiled(model) if how else None
-        return evaluate(jax.jit(step), self.variables, model, data, split, size, transcribe)
+        transcribe = layout.jit_replicated(how.compiled(model)) if how else None
+        variables = layout.replicate(self.variables)
+        step = layout.jit_evaluation(step)
+        return evaluate(step, variables, model, data, split, size, layout, transcribe)
 
 
 def restore(

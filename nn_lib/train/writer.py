@@ -51,6 +51,25 @@ class Writer:
         self._events.close()
 
 
+class NoWriter(Writer):
+    """Takes what a `Writer` takes, and writes nothing: of all processes but the first."""
+
+    def __init__(self):
+        pass
+
+    def metrics(self, step, split, values) -> None:
+        pass
+
+    def timing(self, step, event, **values) -> None:
+        pass
+
+    def sample(self, step, text) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 class Progress:
     """A bar with rate and time left on a terminal; a line every ten seconds elsewhere."""
 

@@ -1,0 +1,93 @@
+"""The flags by which a main becomes one of several processes; joined before JAX computes."""
+
+import logging
+import os
+from typing import Any
+
+import jax
+from absl import flags
+
+from nn_lib.checks import UserError
+
+# Seconds without a sign of life after which a process is taken for dead, and all others end.
+PEER_TIMEOUT = 30
+
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed",
+    False,
+    "Take part in the job of the cluster that this runs in: SLURM, Open MPI, Kubernetes, TPU pod.",
+)
+
+COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "host:port of process 0, which must be free there; with --num_processes and --process_id. "
+    "experiments.launch sets the three.",
+)
+
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the job.", lower_bound=1)
+
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is.", lower_bound=0)
+
+JOIN_TIMEOUT = flags.DEFINE_integer(
+    "join_timeout", 300, "Seconds to wait for the other processes at the start.", lower_bound=1
+)
+
+
+def join() -> None:
+    """Joins the other processes, where there are any.
+
+    Raises:
+      UserError: half of an address, no cluster, or processes that do not come.
+    """
+    address = _address()
+    if not address and not DISTRIBUTED.value:
+        return
+    # SIGTERM is ours to handle: all processes agree on the step after which they stop.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(
+            **address,
+            initialization_timeout=JOIN_TIMEOUT.value,
+            heartbeat_timeout_seconds=PEER_TIMEOUT,
+            shutdown_timeout_seconds=60,
+        )
+    except ValueError as error:
+        raise UserError(
+            f"--distributed: no cluster was detected ({error}); SLURM, Open MPI, Kubernetes and "
+            "TPU pods are, elsewhere give --coordinator=host:port --num_processes= --process_id="
+        ) from error
+    except RuntimeError as error:
+        where = address.get("coordinator_address", "the cluster's coordinator")
+        raise UserError(
+            f"the processes did not find one another at {where} within {JOIN_TIMEOUT.value} s "
+            f"({_first_line(error)}); is process 0 running, its port free, and open to the others?"
+        ) from error
+    if jax.process_index():
+        logging.getLogger("nn_lib").setLevel(logging.ERROR)  # the first process says it
+
+
+def _address() -> dict[str, Any]:
+    """What the flags or else the launcher's variables say; {} where neither do."""
+    names = ("coordinator_address", "num_processes", "process_id")
+    values = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    if all(value is None for value in values):
+        variables = [os.environ.get(f"JAX_{name.upper()}") for name in names]
+        if DISTRIBUTED.value or not all(variables):
+            return {}
+        values = (variables[0], int(variables[1] or 0), int(variables[2] or 0))
+    coordinator, count, index = values
+    if coordinator is None or count is None or index is None:
+        raise UserError(
+            "--coordinator=host:port, --num_processes and --process_id belong together; "
+            "--distributed alone asks the cluster"
+        )
+    if not coordinator.rpartition(":")[2].isdecimal() or not coordinator.rpartition(":")[0]:
+        raise UserError(f"--coordinator must be host:port, got {coordinator!r}")
+    if index >= count:
+        raise UserError(f"--process_id must be below --num_processes {count}, got {index}")
+    return dict(zip(names, (coordinator, count, index)))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,0 +1,102 @@
+"""What several processes of one run agree on: mistakes, damage, and the step to stop after.
+
+With one process every function here answers at once.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from nn_lib.checks import UserError
+from nn_lib.train.interrupt import StopRequest
+
+BETWEEN_QUESTIONS = 0.5  # seconds, about; a notice of preemption comes half a minute ahead
+MESSAGE = 2000  # bytes
+
+
+def first() -> bool:
+    """Whether this process is the one that writes and prints."""
+    return jax.process_index() == 0
+
+
+def on_first(action: Callable[[], Any]) -> Any:
+    """Calls it on the first process; its result there, None on the others.
+
+    Raises:
+      UserError: the action's, on every process.
+    """
+    if jax.process_count() == 1:
+        return action()
+    mistake, result = "", None
+    if first():
+        try:
+            result = action()
+        except UserError as error:
+            mistake = str(error)
+    text = np.zeros(MESSAGE, np.uint8)
+    encoded = np.frombuffer(mistake.encode()[:MESSAGE], np.uint8)
+    text[: len(encoded)] = encoded
+    text = np.asarray(multihost_utils.broadcast_one_to_all(text))
+    if text[0]:
+        raise UserError(text.tobytes().rstrip(b"\0").decode(errors="ignore"))
+    return result
+
+
+def on_every(fine: bool) -> bool:
+    """Whether it is so on every process."""
+    if jax.process_count() == 1:
+        return fine
+    return bool(np.all(multihost_utils.process_allgather(np.array(fine))))
+
+
+class Stop:
+    """The request to stop that any of the processes has received, answered after the same step.
+
+    The processes ask each other about every half second, and read the answer when they ask next,
+    so that no step waits for it. How many steps lie between is agreed in the same way.
+
+    Attributes:
+      number: the signal that was agreed on, or None.
+    """
+
+    number: int | None = None
+
+    def __init__(self, request: StopRequest, mesh: Mesh):
+        self._request, self._mesh = request, mesh
+        self._alone = jax.process_count() == 1
+        self._next, self._gap, self._clock = 0, 1, time.monotonic()
+        self._answer: jax.Array | None = None
+        self._combine = jax.jit(
+            lambda said: jnp.max(said, axis=0), out_shardings=NamedSharding(mesh, PartitionSpec())
+        )
+
+    def after(self, step: int) -> bool:
+        """Whether every process stops after this step; to be called after each."""
+        if self._alone:
+            self.number = self._request.number
+            return self.number is not None
+        if step < self._next:
+            return False
+        signal = 0
+        if self._answer is not None:
+            signal, self._gap = map(int, jax.device_get(self._answer))
+        now = time.monotonic()
+        seconds = max(now - self._clock, 1e-4) / self._gap
+        self._clock = now
+        self._answer = self._combine(self._said(int(min(BETWEEN_QUESTIONS / seconds, 100)) or 1))
+        self._next = step + self._gap
+        self.number = signal or None
+        return bool(signal)
+
+    def _said(self, gap: int) -> jax.Array:
+        """`int32[devices, 2]`: on each device what its process says."""
+        said = np.array([[self._request.number or 0, gap]], np.int32)
+        sharding = NamedSharding(self._mesh, PartitionSpec(self._mesh.axis_names))
+        shape = (self._mesh.size, 2)
+        return jax.make_array_from_callback(shape, sharding, lambda _: said)
