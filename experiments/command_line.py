@@ -19,16 +19,18 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from absl import app, flags
 from ml_collections import config_flags
 
 from experiments.allocator import cpu_only, keep_freed_memory
-from nn_lib.checks import UserError, nearest
+from nn_lib.checks import UserError, check_choice, nearest
 from nn_lib.train import Experiment
 from nn_lib.train.interrupt import Interrupted
 from nn_lib.train.training_log import Diverged
 from nn_lib.train.workdir import SaveFailed
 
+DTYPES = ("bfloat16", "float16", "float32", "float64")
 USER_MISTAKE = 2
 NOT_SAVED = os.EX_IOERR  # 74
 
@@ -55,7 +57,18 @@ DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of a mistake as we
 
 def define_config():
     """The flag `--config=FILE.py[:variant]` with its overrides `--config.field=value`."""
+    config_flags.register_flag_parser_for_type(Any, _DtypeParser())  # type: ignore[type-var]
     return config_flags.DEFINE_config_file("config", None, "The experiment: FILE.py[:variant].")
+
+
+class _DtypeParser(flags.ArgumentParser):
+    """Of fields annotated Any, which are dtypes: `--config.model.dtype=bfloat16`."""
+
+    def parse(self, argument: Any) -> Any:
+        if not isinstance(argument, str):
+            return argument
+        check_choice("dtype", argument, ("None", *DTYPES))
+        return None if argument == "None" else getattr(jnp, argument)
 
 
 def config_location() -> str:

@@ -27,6 +27,7 @@ from nn_lib.layers.pooling import (
     sum_pool,
     unpool,
 )
+from nn_lib.layers.precision import with_dtype
 from nn_lib.layers.regularization import DropPath, SpatialDropout
 from nn_lib.layers.residual import ResidualBlock
 from nn_lib.layers.subsampling import PartialConv, Subsampling
@@ -66,4 +67,5 @@ __all__ = [
     "scaled_tanh",
     "sum_pool",
     "unpool",
+    "with_dtype",
 ]

@@ -1,5 +1,7 @@
 """Attention over a memory: scores, a softmax that padding has no part in, a weighted mean."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,8 @@ def attention_weights(scores: jax.Array, mask: jax.Array | None = None) -> jax.A
       scores: `e [..., S]`.
       mask: `bool[..., S]`; where a row is all false, alpha is zero.
     """
+    if scores.dtype.itemsize < 4:
+        return attention_weights(scores.astype(jnp.float32), mask).astype(scores.dtype)
     if mask is None:
         return jax.nn.softmax(scores, axis=-1)
     # What is masked may be anything, and a row may be masked as a whole: no NaN either way.
@@ -52,9 +56,10 @@ class AttentionPooling(nn.Module):
     """
 
     features: int
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        u = jnp.tanh(nn.Dense(self.features)(x))
-        scores = nn.Dense(1, use_bias=False, name="query")(u)[..., 0]
+        u = jnp.tanh(nn.Dense(self.features, dtype=self.dtype)(x))
+        scores = nn.Dense(1, use_bias=False, dtype=self.dtype, name="query")(u)[..., 0]
         return attend(attention_weights(scores, mask), x)

@@ -6,15 +6,17 @@ Karpathy, "The unreasonable effectiveness of recurrent neural networks", 2015; S
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from nn_lib.layers.activations import at_least_float32
+from nn_lib.layers.precision import Composite
 from nn_lib.recurrent import RNN, LSTMCell, Stacked
 
 
-class CharLM(nn.Module):
+class CharLM(Composite):
     """`(tokens int[B, T], carry, reset) -> (logits [B, T, vocab_size], carry)`.
 
     Attributes:
@@ -23,6 +25,7 @@ class CharLM(nn.Module):
       embedding: width of the character vectors; 0 reads one-hot vectors.
       dropout: between the layers and before the output.
       output_init: of the output layer's kernel.
+      dtype: of the computation, here and in the cell; None is float32.
     """
 
     vocab_size: int | None = None
@@ -31,17 +34,22 @@ class CharLM(nn.Module):
     embedding: int = 0
     dropout: float = 0.0
     output_init: Callable = nn.initializers.lecun_normal()
+    dtype: Any = None
 
     def setup(self):
         if self.embedding:
-            self.embed = nn.Embed(self.vocab_size, self.embedding)
+            self.embed = nn.Embed(self.vocab_size, self.embedding, dtype=self.dtype)
         self.recurrent = self._stack()
         self.drop = nn.Dropout(self.dropout)
-        self.output = nn.Dense(self.vocab_size, kernel_init=self.output_init)
+        self.output = nn.Dense(self.vocab_size, kernel_init=self.output_init, dtype=self.dtype)
 
     def __call__(self, inputs, carry=None, reset=None, mask=None, train: bool = False):
         # One-hot times a kernel is a row look-up; the driver's projection does it as a product.
-        x = self.embed(inputs) if self.embedding else jnp.eye(self.vocab_size)[inputs]
+        x = (
+            self.embed(inputs)
+            if self.embedding
+            else jnp.eye(self.vocab_size, dtype=self.dtype)[inputs]
+        )
         carry, x = self.recurrent(x, mask=mask, reset=reset, initial_carry=carry, train=train)
         x = self.drop(x, deterministic=not train)
         return at_least_float32(self.output(x)), carry

@@ -36,7 +36,9 @@ class Linear(nn.Module):
     """`y = W x + b` on the flattened input, `[B, ...] -> [B, num_classes]`."""
 
     num_classes: int | None = None
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
-        return MLP(hidden=(), num_classes=self.num_classes, name="mlp")(inputs, train=train)
+        network = MLP(hidden=(), num_classes=self.num_classes, dtype=self.dtype, name="mlp")
+        return network(inputs, train=train)

@@ -6,9 +6,10 @@ import flax.linen as nn
 import jax
 
 from nn_lib.layers.activations import at_least_float32
+from nn_lib.layers.precision import Composite
 
 
-class MultiHead(nn.Module):
+class MultiHead(Composite):
     """`{name: W_k trunk(x) + b_k}`, a linear head for every task on shared features.
 
     Attributes:

@@ -7,10 +7,13 @@ the last letter's h_t is never used. With 57 letters, 128 units and 18 languages
 parameters. Robertson, "Classifying names with a character-level RNN", in its form of 2017.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from nn_lib.layers.activations import at_least_float32
 from nn_lib.models.sequence_classifier import last_step
 from nn_lib.recurrent import RNN
 from nn_lib.recurrent.cell import Cell
@@ -33,11 +36,12 @@ class TutorialCell(Cell):
             return jax.random.uniform(key, shape, dtype, -1, 1) / jnp.sqrt(fan_in)
 
         shapes = {"h": self.features, "o": self.outputs}
-        return {
+        w = {
             f"{kind}_{name}": self.param(f"{kind}_{name}", uniform, shape, self.param_dtype)
             for name, width in shapes.items()
             for kind, shape in (("W", (fan_in, width)), ("b", (width,)))
         }
+        return self.cast(w)
 
     @nn.nowrap
     def step(self, w, h, x):
@@ -55,9 +59,11 @@ class NameRNN(nn.Module):
     vocab_size: int | None = None
     num_classes: int | None = None
     features: int = 128
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, inputs, mask=None, train=False):
-        letters = jnp.eye(self.vocab_size)[inputs]
-        _, outputs = RNN(TutorialCell(self.features, outputs=self.num_classes))(letters, mask=mask)
-        return last_step(outputs, mask)
+        letters = jnp.eye(self.vocab_size, dtype=self.dtype)[inputs]
+        cell = TutorialCell(self.features, outputs=self.num_classes, dtype=self.dtype)
+        _, outputs = RNN(cell)(letters, mask=mask)
+        return at_least_float32(last_step(outputs, mask))

@@ -15,13 +15,14 @@ import jax.numpy as jnp
 
 from nn_lib.checks import check_choice
 from nn_lib.layers.activations import at_least_float32
+from nn_lib.layers.precision import Composite
 from nn_lib.recurrent import RNN, BahdanauCell, Bidirectional, LSTMCell, LuongCell, Stacked
 from nn_lib.recurrent.cell import Cell
 
 ATTENTIONS: dict[str, Any] = {"none": None, "bahdanau": BahdanauCell, "luong": LuongCell}
 
 
-class Seq2Seq(nn.Module):
+class Seq2Seq(Composite):
     """`(source int[B, S], targets int[B, T], mask bool[B, S]) -> logits [B, T, target_size]`.
 
     `targets` are the tokens to be predicted; the decoder reads them one step later, behind the
@@ -39,6 +40,7 @@ class Seq2Seq(nn.Module):
       reverse_source: an encoder of one direction reads the source from its end.
       embedding: width of the token vectors.
       dropout: of the token vectors, between the layers, and before the output.
+      dtype: of the computation, here and in the cells; None is float32.
     """
 
     vocab_size: int | None = None
@@ -52,11 +54,12 @@ class Seq2Seq(nn.Module):
     embedding: int = 64
     dropout: float = 0.0
     start: int = 0
+    dtype: Any = None
 
     def setup(self):
         check_choice("Seq2Seq.attention", self.attention, ATTENTIONS)
-        self.embed_source = nn.Embed(self.vocab_size, self.embedding)
-        self.embed_target = nn.Embed(self.target_size, self.embedding)
+        self.embed_source = nn.Embed(self.vocab_size, self.embedding, dtype=self.dtype)
+        self.embed_target = nn.Embed(self.target_size, self.embedding, dtype=self.dtype)
         self.drop = nn.Dropout(self.dropout)
         layers = [self._encoding_layer() for _ in range(self.num_layers)]
         self.encoder = Stacked(layers, self.dropout)
@@ -70,13 +73,13 @@ class Seq2Seq(nn.Module):
                 features, cell=self._cell(), memory_features=memory, dtype=self.cell.dtype
             )
             self.looking = RNN(attending)
-            self.readout = nn.Dense(width)
+            self.readout = nn.Dense(width, dtype=self.dtype)
             plain = plain[1:]
         self.decoder = Stacked(plain, self.dropout)
         if self._bridged:
             states = jax.tree.leaves(self._zero_carry())
-            self.bridge = [nn.Dense(leaf.shape[-1]) for leaf in states]
-        self.output = nn.Dense(self.target_size)
+            self.bridge = [nn.Dense(leaf.shape[-1], dtype=self.dtype) for leaf in states]
+        self.output = nn.Dense(self.target_size, dtype=self.dtype)
 
     def __call__(
         self,

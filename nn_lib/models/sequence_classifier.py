@@ -1,14 +1,17 @@
 """A recurrent layer over the sequence, a linear layer over what it kept: one output, or many."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from nn_lib.checks import check_choice
 from nn_lib.layers.activations import at_least_float32
+from nn_lib.layers.precision import Composite
 
 
-class SequenceClassifier(nn.Module):
+class SequenceClassifier(Composite):
     """Classifies `[B, T, F]` sequences; `(inputs, ...) -> (logits [B, num_classes], carry)`.
 
     Attributes:
@@ -18,18 +21,20 @@ class SequenceClassifier(nn.Module):
         sees each step by itself, and the logits are `[B, T, num_classes]`.
       num_classes: None gives the read-out features.
       embedding: width of a linear layer on every step's inputs; 0 is none.
+      dtype: of the computation, here and in the layer; None is that of the inputs.
     """
 
     layer: nn.Module
     readout: str = "last"
     num_classes: int | None = None
     embedding: int = 0
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, inputs, carry=None, reset=None, mask=None, train: bool = False):
         check_choice("SequenceClassifier.readout", self.readout, READOUTS)
         if self.embedding:
-            inputs = nn.Dense(self.embedding)(inputs)
+            inputs = nn.Dense(self.embedding, dtype=self.dtype)(inputs)
         carry, outputs = self.layer(
             inputs, mask=mask, reset=reset, initial_carry=carry, train=train
         )
@@ -37,7 +42,7 @@ class SequenceClassifier(nn.Module):
             mask = jnp.ones(outputs.shape[:2], bool)
         x = READOUTS[self.readout](outputs, mask)
         if self.num_classes is not None:
-            x = at_least_float32(nn.Dense(self.num_classes)(x))
+            x = at_least_float32(nn.Dense(self.num_classes, dtype=self.dtype)(x))
         return x, carry
 
     @nn.nowrap

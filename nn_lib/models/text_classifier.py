@@ -6,6 +6,7 @@ The encoders here are `MeanOverTime` (a bag of words), `ConvOverTime` (Kim 2014)
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -15,6 +16,7 @@ from nn_lib.checks import check_choice
 from nn_lib.layers import Conv
 from nn_lib.layers.activations import at_least_float32
 from nn_lib.layers.attention import AttentionPooling
+from nn_lib.layers.precision import Composite
 from nn_lib.recurrent import RNN, Bidirectional, LSTMCell, Stacked
 
 
@@ -38,6 +40,7 @@ class ConvOverTime(nn.Module):
 
     windows: Sequence[int] = (3, 4, 5)
     features: int = 100
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x, mask, train: bool = False):
@@ -45,7 +48,7 @@ class ConvOverTime(nn.Module):
         found = []
         for width in self.windows:
             hang = ((width - 1, width - 1),)
-            c = nn.relu(Conv(self.features, (width,), padding=hang)(x))
+            c = nn.relu(Conv(self.features, (width,), padding=hang, dtype=self.dtype)(x))
             # A window counts where it holds a token.
             held = jnp.stack(
                 [jnp.pad(mask, ((0, 0), (at, width - 1 - at))) for at in range(width)]
@@ -54,7 +57,7 @@ class ConvOverTime(nn.Module):
         return jnp.concatenate(found, axis=-1)
 
 
-class RecurrentEncoder(nn.Module):
+class RecurrentEncoder(Composite):
     """A recurrent layer, and one vector from its outputs.
 
     Attributes:
@@ -67,13 +70,14 @@ class RecurrentEncoder(nn.Module):
         default_factory=lambda: Bidirectional(RNN(LSTMCell(128)), RNN(LSTMCell(128), reverse=True))
     )
     pooling: str = "attention"
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x, mask, train: bool = False):
         check_choice("RecurrentEncoder.pooling", self.pooling, POOLINGS)
         carry, outputs = self.layer(x, mask=mask, train=train)
         if self.pooling == "attention":
-            return AttentionPooling(outputs.shape[-1])(outputs, mask)
+            return AttentionPooling(outputs.shape[-1], dtype=self.dtype)(outputs, mask)
         if self.pooling == "mean":
             return MeanOverTime()(outputs, mask)
         if self.pooling == "max":
@@ -95,7 +99,7 @@ def _last_states(layer, carry) -> jax.Array:
 POOLINGS = ("attention", "mean", "max", "last")
 
 
-class TextClassifier(nn.Module):
+class TextClassifier(Composite):
     """`(tokens int[B, T], mask bool[B, T]) -> logits [B, num_classes]`.
 
     Attributes:
@@ -104,6 +108,7 @@ class TextClassifier(nn.Module):
       embedding: width of the token vectors; 0 reads one-hot vectors.
       dropout: of what the encoder makes of the token vectors.
       embedding_dropout: of the token vectors.
+      dtype: of the computation, here and in the encoder; None is float32.
     """
 
     encoder: nn.Module = dataclasses.field(default_factory=ConvOverTime)
@@ -112,18 +117,19 @@ class TextClassifier(nn.Module):
     embedding: int = 100
     dropout: float = 0.5
     embedding_dropout: float = 0.0
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, inputs, mask=None, train=False):
         if mask is None:
             mask = jnp.ones(inputs.shape, bool)
         if self.embedding:
-            x = nn.Embed(self.vocab_size, self.embedding)(inputs)
+            x = nn.Embed(self.vocab_size, self.embedding, dtype=self.dtype)(inputs)
         else:
-            x = jnp.eye(self.vocab_size)[inputs]
+            x = jnp.eye(self.vocab_size, dtype=self.dtype)[inputs]
         x = nn.Dropout(self.embedding_dropout, deterministic=not train)(x)
         x = self.encoder(x, mask, train=train)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         if self.num_classes is not None:
-            x = at_least_float32(nn.Dense(self.num_classes)(x))
+            x = at_least_float32(nn.Dense(self.num_classes, dtype=self.dtype)(x))
         return x

@@ -229,9 +229,15 @@ class RNN(nn.Module):
         batch, _, features = inputs.shape
         if not self.learned_initial_carry:
             return self.initialize_carry(batch, features)
-        single = self.cell.initialize_carry(jax.random.key(0), (1, features))
+        zero = self.cell.initialize_carry(jax.random.key(0), (1, features))
+        kept = getattr(self.cell, "param_dtype", None)
+        single = jax.tree.map(lambda leaf: leaf.astype(kept or leaf.dtype), zero)
         learned = self.param("initial_carry", lambda key: single)
-        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (batch, *leaf.shape[1:])), learned)
+
+        def spread(leaf, zero):
+            return jnp.broadcast_to(leaf.astype(zero.dtype), (batch, *leaf.shape[1:]))
+
+        return jax.tree.map(spread, learned, zero)
 
 
 def _guarded(step, carry, x, on, again, fresh):

@@ -159,7 +159,7 @@ def resolve(experiment: Experiment, data: DataSet) -> Experiment:
     length of a decaying schedule. The optimizer is built once here, so that its mistakes show
     before anything is written.
     """
-    model: Any = experiment.model
+    model: Any = experiment.model.clone()  # a dtype set since it was made reaches its parts
     for name, size in data.sizes.items():
         if hasattr(model, name):
             asked = getattr(model, name)
