@@ -7,9 +7,10 @@ comma := ,
 empty :=
 space := $(empty) $(empty)
 INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
+COUNT ?= 200
 WORKDIR ?= runs/mnist1d_cnn
 
-.PHONY: train test test-slow lint results bench clean
+.PHONY: train test test-slow lint results bench faults clean
 
 train: $(INSTALLED)
 	@$(RUN) -m experiments.train --config=configs/mnist1d.py:cnn --workdir=$(WORKDIR)
@@ -28,6 +29,10 @@ lint: $(INSTALLED)
 # Measures what the headers of configs/ promise: all, or ROWS="digits mnist1d_paper:cnn".
 results: $(INSTALLED)
 	@$(RUN) -m experiments.results --rows=$(subst $(space),$(comma),$(strip $(ROWS)))
+
+# Kills, damages and starves COUNT runs, and writes what came of it to docs/reliability.md.
+faults: $(INSTALLED)
+	@$(RUN) -m experiments.faults --count=$(COUNT) --page=docs/reliability.md
 
 bench: $(INSTALLED)
 	@$(RUN) -m experiments.benchmarks.loop

@@ -31,14 +31,14 @@ def launch(command: list[str], count: int, devices: int = 0, grace: float = 60) 
     asked: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: asked.append(number))
-    address = f"127.0.0.1:{_free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     processes, readers = [], []
     first, deadline, told = 0, float("inf"), 0
     try:
         for index in range(count):
             process = subprocess.Popen(
                 command,
-                env=_environment(address, count, index, devices),
+                env=environment(address, count, index, devices),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -73,7 +73,7 @@ def _failure(processes: list[subprocess.Popen]) -> int:
     return failed if failed >= 0 else 128 - failed
 
 
-def _environment(address: str, count: int, index: int, devices: int) -> dict[str, str]:
+def environment(address: str, count: int, index: int, devices: int) -> dict[str, str]:
     own = {
         "JAX_COORDINATOR_ADDRESS": address,
         "JAX_NUM_PROCESSES": str(count),
@@ -87,7 +87,7 @@ def _environment(address: str, count: int, index: int, devices: int) -> dict[str
     return {**os.environ, **own}
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         return server.getsockname()[1]

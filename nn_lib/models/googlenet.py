@@ -46,6 +46,8 @@ class GoogLeNet(ImageModel):
       batch_norm: after every convolution, and no local response normalisation.
       window5: of the 5x5 paths (torchvision: 3). pool4: window before 5a (torchvision: 2).
       adaptive: the heads average to 4x4 whatever the size of the image (torchvision).
+      remat: what is computed again in the backward pass, to save memory: 'none', 'full' (all
+        within Inceptions) or 'dots' (but convolutions and products).
     """
 
     num_classes: int | None = 1000
@@ -57,6 +59,7 @@ class GoogLeNet(ImageModel):
     epsilon: float = 1e-5
     dropout: float = 0.4
     auxiliary_dropout: float = 0.7
+    remat: str = "none"
     dtype: Any = None
 
     @nn.compact
@@ -74,7 +77,7 @@ class GoogLeNet(ImageModel):
             if name == "5a":
                 pool = functools.partial(_halve, window=self.pool4)
                 x = Apply(pool, name="pool4")(x)
-            x = Inception(
+            x = self.again(Inception, train_argument=2)(
                 *features,
                 window5=self.window5,
                 batch_norm=self.batch_norm,

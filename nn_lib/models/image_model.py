@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from nn_lib.checks import UserError, nearest
+from nn_lib.layers.rematerialisation import rematerialised
 
 
 class ImageModel(nn.Module):
@@ -29,6 +30,12 @@ class ImageModel(nn.Module):
 
     made_for: ClassVar[str] = "224x224 pixels"
 
+    def again(self, block: Any, *, train_argument: int | None = None) -> Any:
+        """The block under the network's `remat`; as it is where layers within may be captured."""
+        if self._captures:
+            return block
+        return rematerialised(block, self.remat, train_argument=train_argument)
+
     def network(self, images: jax.Array, train: bool) -> Any:
         """The layers, `@nn.compact`."""
         raise NotImplementedError  # every network has its own
@@ -38,6 +45,7 @@ class ImageModel(nn.Module):
         names = (capture,) if isinstance(capture, str) else tuple(capture or ())
         seen: dict[str, Any] = {}
         depth = len(self.path)
+        object.__setattr__(self, "_captures", bool(names))  # a module is frozen here
 
         def watch(call, args, kwargs, context):
             """Notes what a layer returns, and adds the layer's name to its errors."""

@@ -29,6 +29,8 @@ class ResNet(ImageModel):
       stem_width: channels of the first convolution; None means `width`.
       inner_factor: of the 3x3 convolutions of bottlenecks alone (2 in torchvision's wide nets).
       small_images: a 3x3 stem with stride 1 and no pool, for 32x32 images.
+      remat: what is computed again in the backward pass, to save memory: 'none', 'full' (all
+        within blocks) or 'dots' (but convolutions and products).
       stride_in_3x3, shortcut, zero_init, pre_activation: as in `nn_lib.layers.ResidualBlock`.
     """
 
@@ -43,6 +45,7 @@ class ResNet(ImageModel):
     shortcut: str = "B"
     zero_init: bool = False
     pre_activation: bool = False
+    remat: str = "none"
     dtype: Any = None
 
     @nn.compact
@@ -67,7 +70,7 @@ class ResNet(ImageModel):
         for i, size in enumerate(self.stage_sizes):
             inner = self.width * 2**i
             block = functools.partial(
-                ResidualBlock,
+                self.again(ResidualBlock, train_argument=2),
                 features=inner * (4 if self.bottleneck else 1),
                 bottleneck=self.bottleneck,
                 inner=inner * self.inner_factor,

@@ -23,6 +23,8 @@ class VGG(ImageModel):
       batch_norm: after every convolution.
       pooled: the pixels that fc6 gets are averaged to pooled x pooled (torchvision: 7), so that
         any size of image fits; None takes them as they are.
+      remat: what is computed again in the backward pass, to save memory: 'none', 'full' (all
+        within stages) or 'dots' (but convolutions and products).
     """
 
     stage_sizes: tuple[int, ...]
@@ -32,24 +34,19 @@ class VGG(ImageModel):
     hidden: int = 4096
     pooled: int | None = None
     dropout: float = 0.5
+    remat: str = "none"
     dtype: Any = None
 
     @nn.compact
     def network(self, images: jax.Array, train: bool) -> jax.Array:
         x = images
         pool = functools.partial(max_pool, window=2)
-        for stage, (size, features) in enumerate(zip(self.stage_sizes, self.widths), start=1):
-            for i in range(1, size + 1):
-                unit = ConvUnit(
-                    features,
-                    (3, 3),
-                    use_bias=True,
-                    batch_norm=self.batch_norm,
-                    dtype=self.dtype,
-                    name=f"conv{stage}_{i}",
-                )
-                x = unit(x, train)
-            x = Apply(pool, name=f"pool{stage}")(x)
+        for stage in range(1, len(self.stage_sizes) + 1):
+
+            def convolve(self: "VGG", x: jax.Array, stage: int = stage) -> jax.Array:
+                return self._stage(stage, x, train)
+
+            x = Apply(pool, name=f"pool{stage}")(self.again(convolve)(self, x))
         if self.pooled:
             x = adaptive_avg_pool(x, self.pooled)
         x = x.reshape(x.shape[0], -1)
@@ -59,6 +56,19 @@ class VGG(ImageModel):
         if self.num_classes is None:
             return x
         return at_least_float32(self._dense(self.num_classes, "fc8")(x))
+
+    def _stage(self, stage: int, x: jax.Array, train: bool) -> jax.Array:
+        for i in range(1, self.stage_sizes[stage - 1] + 1):
+            unit = ConvUnit(
+                self.widths[stage - 1],
+                (3, 3),
+                use_bias=True,
+                batch_norm=self.batch_norm,
+                dtype=self.dtype,
+                name=f"conv{stage}_{i}",
+            )
+            x = unit(x, train)
+        return x
 
     def _dense(self, features: int, name: str) -> nn.Dense:
         init = nn.initializers.normal(0.01)

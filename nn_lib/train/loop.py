@@ -8,10 +8,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from nn_lib import metrics
 from nn_lib.data.batches import prefetch
 from nn_lib.optim import plateau
-from nn_lib.train import codec, data_errors, pictures, processes, tracing
+from nn_lib.train import codec, data_errors, memory, pictures, processes, tracing
 from nn_lib.train import workdir as files
 from nn_lib.train.checkpoint import Checkpoints, Damaged
 from nn_lib.train.config import Experiment
@@ -64,6 +66,8 @@ def fit(
                 if stop.number is not None:
                     raise Interrupted(stop.number, int(state.step))
             return _finish(run, path, checkpoints, state, best)
+        except jax.errors.JaxRuntimeError as error:
+            raise memory.told_as_mistake(error) or error from error
         finally:
             checkpoints.close()
 
@@ -118,6 +122,8 @@ def _train(
     validate = "validation" in run.data.readers
     try:
         for step, batch in tracer.traced(lines.batches(batches)):
+            if step == start + 1:
+                memory.check(run.train_step, state, batch, progress.say)
             state, report = run.train_step(state, batch)
             lines.dispatched(report)
             tracer.latest = report

@@ -201,6 +201,10 @@ def _check_vacant_or_same(path: Path, encoded: dict, facts: DataFacts) -> None:
             f"the work directory {str(path)!r} holds other files and no config.json; choose a new "
             "or an empty one"
         )
+    if not (path / METRICS).exists() and not any((path / CHECKPOINTS).glob("[0-9]*")):
+        return  # it has made no progress that another experiment could spoil
+    if not (path / METRICS).exists() and not any((path / CHECKPOINTS).glob("[0-9]*")):
+        return  # it has made no progress that another experiment could spoil
     found = conflicts(_read_json(path / CONFIG), encoded)
     if found:
         listed = "; ".join(

@@ -1,0 +1,37 @@
+"""Rematerialisation: activations within a block are computed again in the backward pass, not kept.
+
+Memory for time: with 'full' only the inputs of blocks are kept, for about one more forward pass;
+with 'dots' the results of products and convolutions too, so that only what is cheap (norms,
+rectifiers) is computed twice. Parameters, outputs and gradients are the same.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from nn_lib.checks import check_choice
+
+POLICIES: dict[str, Any] = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_saveable,
+}
+
+
+def rematerialised(block: Callable, policy: str, *, train_argument: int | None = None) -> Any:
+    """A module class, or a function `(module, x)`, whose calls keep only what the policy says.
+
+    Args:
+      policy: 'none', 'full' or 'dots'.
+      train_argument: the place of the flag `train` among the arguments of a call; self is 0.
+
+    Raises:
+      UserError: an unknown policy.
+    """
+    check_choice("remat", policy, POLICIES)
+    if policy == "none":
+        return block
+    static = () if train_argument is None else (train_argument,)
+    return nn.remat(block, policy=POLICIES[policy], static_argnums=static)
