@@ -2,11 +2,15 @@
 
 import logging
 import os
+import socket
+import sys
+import threading
 from typing import Any
 
 import jax
 from absl import flags
 
+from experiments import command_line
 from nn_lib.checks import UserError
 
 # Seconds without a sign of life after which a process is taken for dead, and all others end.
@@ -43,12 +47,18 @@ def join() -> None:
     address = _address()
     if not address and not DISTRIBUTED.value:
         return
+    if address and address["process_id"] == 0:
+        _check_port(address["coordinator_address"])
     # SIGTERM is ours to handle: all processes agree on the step after which they stop.
     jax.config.update("jax_enable_preemption_service", False)
+    # When its own time is up, JAX aborts the process with a stack trace.
+    alarm = threading.Timer(JOIN_TIMEOUT.value, _give_up, (address,))
+    alarm.daemon = True
+    alarm.start()
     try:
         jax.distributed.initialize(
             **address,
-            initialization_timeout=JOIN_TIMEOUT.value,
+            initialization_timeout=JOIN_TIMEOUT.value + 60,
             heartbeat_timeout_seconds=PEER_TIMEOUT,
             shutdown_timeout_seconds=60,
         )
@@ -58,11 +68,10 @@ def join() -> None:
             "TPU pods are, elsewhere give --coordinator=host:port --num_processes= --process_id="
         ) from error
     except RuntimeError as error:
-        where = address.get("coordinator_address", "the cluster's coordinator")
-        raise UserError(
-            f"the processes did not find one another at {where} within {JOIN_TIMEOUT.value} s "
-            f"({_first_line(error)}); is process 0 running, its port free, and open to the others?"
-        ) from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise UserError(f"{_where(address)} cannot be used as coordinator: {reason}") from error
+    finally:
+        alarm.cancel()
     if jax.process_index():
         logging.getLogger("nn_lib").setLevel(logging.ERROR)  # the first process says it
 
@@ -89,5 +98,30 @@ def _address() -> dict[str, Any]:
     return dict(zip(names, (coordinator, count, index)))
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+def _check_port(coordinator: str) -> None:
+    """JAX would end in a segmentation fault where the port is taken."""
+    port = int(coordinator.rpartition(":")[2])
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    try:
+        socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"process 0 cannot listen at {coordinator} ({error}); choose another port, on every "
+            "process"
+        ) from error
+
+
+def _give_up(address: dict[str, Any]) -> None:
+    print(
+        f"{command_line.program()}: the processes did not find one another at {_where(address)} "
+        f"within --join_timeout={JOIN_TIMEOUT.value} s; do all of them run, and is the port of "
+        "process 0 open to the others?",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(command_line.USER_MISTAKE)
+
+
+def _where(address: dict[str, Any]) -> str:
+    return address.get("coordinator_address", "the address that the cluster names")

@@ -117,16 +117,19 @@ class Checkpoints:
         """The verified leaves of a step by their paths, and the note.
 
         Args:
-          abstract: what leaves to expect; None takes what was saved, as it was saved.
+          abstract: what leaves to expect, and where; None takes what was saved, as it was saved, or
+            onto one device where there are not as many as there were.
 
         Raises:
           Damaged: the files are incomplete or do not hold what was saved.
         """
+        one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         try:
             items = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(abstract), note=ocp.args.JsonRestore()
+                    state=ocp.args.StandardRestore(abstract, fallback_sharding=one_device),
+                    note=ocp.args.JsonRestore(),
                 ),
             )
             leaves, note = items["state"], _verified(items["note"])

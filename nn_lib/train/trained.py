@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from nn_lib.checks import UserError
 from nn_lib.data import load
@@ -133,5 +134,5 @@ def _variables(leaves: dict[str, Any]) -> dict[str, Any]:
             continue
         for name in names[:-1]:
             target = target.setdefault(name, {})
-        target[names[-1]] = jnp.asarray(leaf)
+        target[names[-1]] = jnp.asarray(np.asarray(leaf))  # on one device, wherever it was
     return variables

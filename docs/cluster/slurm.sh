@@ -1,0 +1,31 @@
+#!/bin/bash
+# A SLURM job of several nodes: `sbatch docs/cluster/slurm.sh` in the folder of the repository.
+# Change every value that has a comment.
+#SBATCH --job-name=nn_lib
+#SBATCH --partition=gpu              # CHANGE: a partition of your cluster (`sinfo`)
+#SBATCH --account=my_project         # CHANGE: what your time is charged to, or remove the line
+#SBATCH --nodes=2                    # CHANGE: how many nodes
+#SBATCH --ntasks-per-node=8          # CHANGE: GPUs of a node; JAX takes one process per GPU
+#SBATCH --gres=gpu:8                 # CHANGE: the same number, by your cluster's name for GPUs
+#SBATCH --cpus-per-task=8            # CHANGE: cores of a node / GPUs of a node, to read the data
+#SBATCH --time=24:00:00              # CHANGE: at most this long
+#SBATCH --signal=TERM@120            # two minutes before the end every process is told to save
+#SBATCH --requeue                    # after a preemption the same job starts again, and continues
+#SBATCH --open-mode=append
+#SBATCH --output=slurm-%j.log
+
+source .venv/bin/activate            # CHANGE: where `pip install -e '.[cuda12]'` was done
+
+WORKDIR=/scratch/$USER/resnet50      # CHANGE: a folder that every node sees
+DATA_DIR=/scratch/$USER/tfds         # CHANGE: the prepared data, seen by every node
+
+# --kill-on-bad-exit ends all when one fails; the same command continues from the last checkpoint.
+srun --kill-on-bad-exit=1 python -m experiments.train \
+    --distributed \
+    --config=configs/imagenet.py:resnet50 `# CHANGE: your config and its overrides` \
+    --config.data.data_dir="$DATA_DIR" \
+    --config.batch_size=1024 `# CHANGE: a multiple of the number of GPUs` \
+    --workdir="$WORKDIR"
+
+# Several GPUs for each task instead of one: set --ntasks-per-node=1, --gpus-per-task=8, and name
+# them all: `export JAX_LOCAL_DEVICE_IDS=0,1,2,3,4,5,6,7` before srun.

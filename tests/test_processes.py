@@ -1,0 +1,233 @@
+"""Several processes compute what one does, agree on when to stop, and end when one is lost."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.launch import _environment, _free_port
+from tests.mesh_run import experiment, train
+from tests.processes import QUICK_COMPILATION, ROOT, environment, run, start
+from tests.small_runs import final_leaves
+from tests.test_mesh import assert_close
+from tests.test_resume import flip_a_bit, latest, wait_for
+
+pytestmark = pytest.mark.slow
+
+
+def together(count, devices, *command, timeout=300):
+    """The finished launcher of `count` processes of a Python module."""
+    options = ("-n", count, f"--devices-per-process={devices}")
+    return run("launch", *options, "--", sys.executable, "-m", *command, timeout=timeout)
+
+
+@pytest.mark.parametrize("system", ["resnet", "lstm"])
+def test_two_processes_of_two_devices_agree_with_one_device_over_fifty_steps(tmp_path, system, x64):
+    outs = {fsdp: tmp_path / f"{fsdp}.npz" for fsdp in (1, 2)}
+    for fsdp, out in outs.items():
+        options = (f"--system={system}", f"--out={out}", "--steps=50", f"--fsdp={fsdp}")
+        done = together(2, 2, "tests.mesh_run", *options)
+        assert done.returncode == 0, done.stdout
+    one = train(experiment(system, tmp_path), 50, jnp.float64)
+    for out in outs.values():
+        assert_close(dict(np.load(out)), one, 1e-10)
+
+
+@pytest.mark.parametrize("system", ["resnet", "lstm"])
+def test_ten_steps_in_float32_agree_in_two_processes(tmp_path, system):
+    options = (f"--system={system}", f"--out={tmp_path / 'two.npz'}", "--steps=10", "--fsdp=2")
+    done = together(2, 2, "tests.mesh_run", *options, "--dtype=float32")
+    assert done.returncode == 0, done.stdout
+    one = train(experiment(system, tmp_path), 10, jnp.float32)
+    assert_close(dict(np.load(tmp_path / "two.npz")), one, 1e-4)
+
+
+SYSTEMS = {
+    "convnet": ("configs/digits.py:cnn", "--config.batch_size=48"),
+    "char_lm": (
+        "configs/char_lm.py:lstm",
+        "--config.model.cell.features=24",
+        "--config.data.sequence_length=12",
+        "--config.batch_size=48",
+    ),
+}
+
+
+def arguments(system, workdir, steps=120):
+    config, *fields = SYSTEMS[system]
+    return [
+        "experiments.train",
+        f"--config={config}",
+        f"--workdir={workdir}",
+        f"--config.num_steps={steps}",
+        "--config.optimizer.schedule=constant",
+        "--config.checkpoint_every=20",
+        "--config.eval_every=60",
+        "--config.log_every=10",
+        *fields,
+    ]
+
+
+def losses(workdir):
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return {line["step"]: line["loss"] for line in lines if line["split"] == "train"}
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_run_saved_by_two_processes_continues_in_one_and_in_four(tmp_path, system):
+    for name, stages in (("whole", [(2, 2, 60)]), ("moved", [(2, 1, 20), (1, 3, 40), (4, 1, 60)])):
+        for count, devices, steps in stages:
+            workdir = tmp_path / name
+            done = together(count, devices, *arguments(system, workdir, steps))
+            assert done.returncode == 0, done.stdout
+    ours, theirs = (final_leaves(tmp_path / name, 60) for name in ("moved", "whole"))
+    for path, leaf in theirs.items():
+        if path.startswith(("params", "carry", "model_state")):
+            np.testing.assert_allclose(ours[path], leaf, rtol=1e-3, atol=1e-4, err_msg=path)
+    assert losses(tmp_path / "moved") == pytest.approx(losses(tmp_path / "whole"), rel=1e-3)
+
+
+def test_a_run_of_four_devices_continues_on_eight(tmp_path):
+    for devices, steps in ((4, 20), (8, 40)):
+        done = together(1, devices, *arguments("convnet", tmp_path / "moved", steps))
+        assert done.returncode == 0, done.stdout
+    assert "resumes at step 20" in done.stdout and "8 x cpu (data 8)" in done.stdout
+    whole = together(1, 1, *arguments("convnet", tmp_path / "whole", 40))
+    assert whole.returncode == 0, whole.stdout
+    assert losses(tmp_path / "moved") == pytest.approx(losses(tmp_path / "whole"), rel=1e-3)
+
+
+class Pair:
+    """Two processes of a run, started without the launcher, so that one can be chosen to end."""
+
+    def __init__(self, *command):
+        address = f"127.0.0.1:{_free_port()}"
+        self.processes = []
+        for index in range(2):
+            own = _environment(address, 2, index, 0)
+            own = {name: value for name, value in own.items() if name.startswith("JAX_")}
+            flags = f"{QUICK_COMPILATION} --xla_force_host_platform_device_count=2"
+            process = subprocess.Popen(
+                [sys.executable, "-m", *command],
+                cwd=ROOT,
+                env=environment(**own, XLA_FLAGS=flags),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            self.processes.append(process)
+
+    def end(self, timeout):
+        """The outputs of both, which end within the time."""
+        try:
+            return [process.communicate(timeout=timeout)[0] for process in self.processes]
+        finally:
+            for process in self.processes:
+                process.kill()
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_sigterm_to_one_process_saves_the_same_step_on_both(tmp_path, index):
+    pair = Pair(*arguments("convnet", tmp_path, 10_000))
+    wait_for(lambda: latest(tmp_path) >= 20, pair.processes[0])
+    pair.processes[index].send_signal(signal.SIGTERM)
+    outputs = pair.end(60)
+    steps = {re.search(r"stopped by SIGTERM at step (\d+), saved", out).group(1) for out in outputs}
+    assert len(steps) == 1, outputs
+    assert {process.returncode for process in pair.processes} == {128 + signal.SIGTERM}
+    assert latest(tmp_path) == int(steps.pop())
+
+
+def test_a_killed_process_ends_the_job_and_the_restart_continues_exactly(tmp_path):
+    whole = together(2, 2, *arguments("char_lm", tmp_path / "whole"))
+    assert whole.returncode == 0, whole.stdout
+    command = (sys.executable, "-m", *arguments("char_lm", tmp_path / "cut"))
+    launcher = start("launch", "-n", 2, "--devices-per-process=2", "--", *command)
+    wait_for(lambda: latest(tmp_path / "cut") >= 40, launcher)
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    began = time.monotonic()
+    subprocess.run(["kill", "-KILL", children[1]], check=True)
+    out, _ = launcher.communicate(timeout=30)
+    assert launcher.returncode == 128 + signal.SIGKILL, out
+    assert time.monotonic() - began < 10
+    rest = together(2, 2, *arguments("char_lm", tmp_path / "cut"))
+    assert rest.returncode == 0, rest.stdout
+    ours, theirs = (final_leaves(tmp_path / name, 120) for name in ("cut", "whole"))
+    for path, leaf in theirs.items():
+        np.testing.assert_array_equal(ours[path], leaf, err_msg=path)
+    for name in ("metrics.jsonl", "summary.json"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_without_a_launcher_the_survivor_ends_by_itself(tmp_path, index):
+    pair = Pair(*arguments("convnet", tmp_path, 10_000))
+    wait_for(lambda: latest(tmp_path) >= 20, pair.processes[0])
+    pair.processes[index].kill()
+    began = time.monotonic()
+    pair.end(90)
+    assert time.monotonic() - began < 60
+    assert pair.processes[1 - index].returncode not in (0, None)
+
+
+def test_two_processes_fall_back_from_a_damaged_checkpoint_together(tmp_path):
+    first = together(2, 2, *arguments("convnet", tmp_path, 40), "--config.mesh.fsdp=4")
+    assert first.returncode == 0, first.stdout
+    state = tmp_path / "checkpoints" / "40" / "state"
+    files = sorted((f for f in state.rglob("*/d/*")), key=lambda file: file.stat().st_size)
+    flip_a_bit(files[-1])
+    files[-2].write_bytes(files[-2].read_bytes()[:-7])
+    rest = together(2, 2, *arguments("convnet", tmp_path, 60), "--config.mesh.fsdp=4")
+    assert rest.returncode == 0, rest.stdout
+    assert rest.stdout.count("falling back to the one before it") == 1  # the first process says it
+    assert "resumes at step 20" in rest.stdout
+    assert (tmp_path / "damaged_checkpoints" / "40").is_dir()
+
+
+def test_a_mistake_of_the_first_process_ends_both_in_one_line(tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    pair = Pair(*arguments("convnet", tmp_path / "other"))
+    for output, process in zip(pair.end(60), pair.processes):
+        assert process.returncode == 2
+        mistakes = [line for line in output.splitlines() if "Gloo" not in line]
+        assert len(mistakes) == 1 and "holds other files" in mistakes[0], output
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--distributed"], "no cluster was detected"),
+        (["--coordinator=127.0.0.1:1234"], "belong together"),
+        (["--coordinator=1234", "--num_processes=2", "--process_id=0"], "must be host:port"),
+        (["--coordinator=a:1", "--num_processes=2", "--process_id=2"], "must be below"),
+        (
+            ["--coordinator=127.0.0.1:9", "--num_processes=2", "--process_id=1"],
+            "did not find one another at 127.0.0.1:9 within --join_timeout=3 s",
+        ),
+    ],
+)
+def test_mistakes_of_joining_are_one_line(tmp_path, flags, message):
+    command = arguments("convnet", tmp_path)[1:]
+    done = run("train", *command, "--join_timeout=3", *flags)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_taken_port_is_named(tmp_path):
+    with socket.socket(socket.AF_INET6) as taken:
+        taken.bind(("::", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        flags = [f"--coordinator={address}", "--num_processes=2", "--process_id=0"]
+        done = run("train", *arguments("convnet", tmp_path)[1:], "--join_timeout=5", *flags)
+    assert done.returncode == 2, done.stderr
+    assert f"cannot listen at {address}" in done.stderr and len(done.stderr.splitlines()) == 1
