@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--fsdp", type=int, default=1)
+    parser.add_argument("--model", type=int, default=1)
     parser.add_argument("--dtype", default="float64")
     arguments = parser.parse_args()
 
@@ -89,7 +90,7 @@ def main() -> None:
     distributed.join()
     jax.config.update("jax_enable_x64", arguments.dtype == "float64")
     config = experiment(arguments.system, arguments.out.parent)
-    config = dataclasses.replace(config, mesh=MeshConfig(fsdp=arguments.fsdp))
+    config = dataclasses.replace(config, mesh=MeshConfig(-1, arguments.fsdp, arguments.model))
     found = train(config, arguments.steps, arguments.dtype)
     if jax.process_index() == 0:
         np.savez(arguments.out, **found)

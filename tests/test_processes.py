@@ -31,9 +31,9 @@ def together(count, devices, *command, timeout=300):
 
 @pytest.mark.parametrize("system", ["resnet", "lstm"])
 def test_two_processes_of_two_devices_agree_with_one_device_over_fifty_steps(tmp_path, system, x64):
-    outs = {fsdp: tmp_path / f"{fsdp}.npz" for fsdp in (1, 2)}
-    for fsdp, out in outs.items():
-        options = (f"--system={system}", f"--out={out}", "--steps=50", f"--fsdp={fsdp}")
+    outs = {mesh: tmp_path / f"{mesh}.npz" for mesh in ("--fsdp=1", "--fsdp=2", "--model=4")}
+    for mesh, out in outs.items():
+        options = (f"--system={system}", f"--out={out}", "--steps=50", mesh)
         done = together(2, 2, "tests.mesh_run", *options)
         assert done.returncode == 0, done.stdout
     one = train(experiment(system, tmp_path), 50, jnp.float64)

@@ -60,38 +60,36 @@ class Stop:
 
     The processes ask each other about every half second, and read the answer when they ask next,
     so that no step waits for it. How many steps lie between is agreed in the same way.
-
-    Attributes:
-      number: the signal that was agreed on, or None.
     """
-
-    number: int | None = None
 
     def __init__(self, request: StopRequest, mesh: Mesh):
         self._request, self._mesh = request, mesh
         self._alone = jax.process_count() == 1
         self._next, self._gap, self._clock = 0, 1, time.monotonic()
+        self._agreed: int | None = None
         self._answer: jax.Array | None = None
         self._combine = jax.jit(
             lambda said: jnp.max(said, axis=0), out_shardings=NamedSharding(mesh, PartitionSpec())
         )
 
+    @property
+    def number(self) -> int | None:
+        """The signal that asks all to stop, or None."""
+        return self._request.number if self._alone else self._agreed
+
     def after(self, step: int) -> bool:
         """Whether every process stops after this step; to be called after each."""
-        if self._alone:
-            self.number = self._request.number
+        if self._alone or step < self._next:
             return self.number is not None
-        if step < self._next:
-            return False
-        signal = 0
-        if self._answer is not None:
-            signal, self._gap = map(int, jax.device_get(self._answer))
         now = time.monotonic()
         seconds = max(now - self._clock, 1e-4) / self._gap
         self._clock = now
+        signal = 0
+        if self._answer is not None:
+            signal, self._gap = map(int, jax.device_get(self._answer))
         self._answer = self._combine(self._said(int(min(BETWEEN_QUESTIONS / seconds, 100)) or 1))
         self._next = step + self._gap
-        self.number = signal or None
+        self._agreed = signal or None
         return bool(signal)
 
     def _said(self, gap: int) -> jax.Array:

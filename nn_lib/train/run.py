@@ -126,6 +126,7 @@ class Run:
             smooth_loss=experiment.smooth_loss,
             log_every=experiment.log_every,
             max_bad_steps=experiment.max_bad_steps,
+            spread=layout.spread,
         )
         return cls(
             experiment=experiment,

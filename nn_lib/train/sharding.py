@@ -134,6 +134,13 @@ class Layout:
             batch,
         )
 
+    def spread(self, parts: Any) -> Any:
+        """Within a compiled function: the rows, axis 1, of parts of a batch over the devices."""
+        if self.one_device:
+            return parts
+        rows = NamedSharding(self.mesh, PartitionSpec(None, *BATCH))
+        return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, rows), parts)
+
     def carry(self, model: Any, streams: int) -> Any:
         """The initial recurrent state of that many streams in all."""
         if self.one_device:

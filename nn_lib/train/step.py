@@ -26,6 +26,7 @@ def make_train_step(
     smooth_loss: float = 0.0,
     log_every: int = 1,
     max_bad_steps: int = 2**30,
+    spread: Callable = lambda parts: parts,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """The function `(state, batch) -> (state, report)`.
 
@@ -46,10 +47,11 @@ def make_train_step(
       ema_decay: d of the moving average `d a + (1 - d) p` of the parameters p, corrected for
         its start as Adam's moments are; 0 keeps none.
       smooth_loss: s of `smooth_loss = s smooth_loss + (1 - s) loss`, where the state keeps one.
+      spread: lays the rows of each part, axis 1, over the devices.
     """
     differentiate = _differentiate(model, objective, frozen)
     if accumulation > 1:
-        differentiate = _accumulate(differentiate, accumulation)
+        differentiate = _accumulate(differentiate, accumulation, spread)
 
     def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
@@ -160,7 +162,7 @@ def _differentiate(model, objective: Callable, frozen: Sequence[str]) -> Callabl
     return differentiate
 
 
-def _accumulate(differentiate: Callable, parts: int) -> Callable:
+def _accumulate(differentiate: Callable, parts: int, spread: Callable) -> Callable:
     """As `differentiate`, over consecutive parts of the batch that are weighted by their counts."""
 
     def cut(tree):
@@ -179,7 +181,7 @@ def _accumulate(differentiate: Callable, parts: int) -> Callable:
             more, model_state, carry = one(model_state, *part)
             return (jax.tree.map(jnp.add, totals, more), model_state), carry
 
-        inputs = (cut(carry), cut(batch), jax.random.split(key, parts))
+        inputs = (spread(cut(carry)), spread(cut(batch)), jax.random.split(key, parts))
         first = jax.tree.map(lambda x: x[0], inputs)
         shapes = jax.eval_shape(one, model_state, *first)[0]
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
