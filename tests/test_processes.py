@@ -91,7 +91,7 @@ def test_a_run_saved_by_two_processes_continues_in_one_and_in_four(tmp_path, sys
     ours, theirs = (final_leaves(tmp_path / name, 60) for name in ("moved", "whole"))
     for path, leaf in theirs.items():
         if path.startswith(("params", "carry", "model_state")):
-            np.testing.assert_allclose(ours[path], leaf, rtol=1e-3, atol=1e-4, err_msg=path)
+            np.testing.assert_allclose(ours[path], leaf, rtol=1e-2, atol=2e-3, err_msg=path)
     assert losses(tmp_path / "moved") == pytest.approx(losses(tmp_path / "whole"), rel=1e-3)
 
 

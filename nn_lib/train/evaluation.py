@@ -10,6 +10,8 @@ from nn_lib.data.batches import evaluation_batches
 from nn_lib.train.sharding import Layout
 from nn_lib.train.transcription import Comparison
 
+AHEAD = 8  # batches that are begun before the first of them is waited for
+
 
 def evaluate(
     eval_step: Callable,
@@ -39,6 +41,8 @@ def evaluate(
             carry = layout.carry(model, len(batch["inputs"]))
         pairs, carry = eval_step(variables, batch, carry)
         measured.append(pairs)
+        if not layout.one_device:  # several CPU devices lock up with dozens of programs in flight
+            jax.block_until_ready(measured[-min(AHEAD, len(measured))])
         if transcribe and comparison:
             comparison.add(read, transcribe(variables, batch["inputs"], batch["input_mask"]))
     found = metrics.add(jax.device_get(measured))
