@@ -52,26 +52,32 @@ FOLDER = flags.DEFINE_string("folder", "docs/benchmarks", "Where the table goes.
 def main(argv: list[str]) -> None:
     keep_freed_memory()
     logging.set_verbosity(logging.WARNING)
-    rows: list[dict] = []
+    kind = jax.devices()[0].device_kind
+    versions = ", ".join(f"{name} {version(name)}" for name in ("jax", "grain", "pillow"))
+    print(f"{kind}, {platform.processor() or platform.machine()}, {versions}", flush=True)
+    table = Path(FOLDER.value) / f"input_pipeline_{kind.replace(' ', '_').lower()}.csv"
+    table.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         sizes = input_images.prepare(folder)
         for name in CHOSEN.value:
+            rows = []
             for found in measure(name, folder):
                 rows.append({"model": name, "file_bytes": sizes[ROWS[name][0]], **found})
                 print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
-    kind = jax.devices()[0].device_kind
-    table = Path(FOLDER.value) / f"input_pipeline_{kind.replace(' ', '_').lower()}.csv"
-    table.parent.mkdir(parents=True, exist_ok=True)
-    if table.exists():  # the rows of other models stay
+            write(table, name, rows)
+    print(f"written  {table}")
+
+
+def write(table: Path, model: str, rows: list[dict]) -> None:
+    """Replaces a model's rows of the table; those of other models stay."""
+    if table.exists():
         with open(table, newline="") as file:
-            others = [row for row in csv.DictReader(file) if row["model"] not in CHOSEN.value]
-        rows = sorted(others + rows, key=lambda row: list(ROWS).index(row["model"]))
+            rows = [row for row in csv.DictReader(file) if row["model"] != model] + rows
+    rows = sorted(rows, key=lambda row: list(ROWS).index(row["model"]))
     with open(table, "w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    versions = ", ".join(f"{name} {version(name)}" for name in ("jax", "grain", "pillow"))
-    print(f"{kind}, {platform.processor() or platform.machine()}, {versions}\nwritten  {table}")
 
 
 def measure(name: str, folder: str) -> Iterator[dict]:
