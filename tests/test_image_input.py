@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import math
+import multiprocessing
 from pathlib import Path
 
 import jax
@@ -277,6 +278,26 @@ def small_run(folder, photographs, steps, workers, **fields):
         checkpoint_every=3,
     )
     return fit(experiment, folder, quiet=True)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_ends_the_run_with_what_to_do(photographs):
+    batches = prefetch(training_batches(load(cropped(photographs, workers=1)), 8, 0), 0, 1000)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    with pytest.raises(UserError, match=r"was killed, as when memory runs out.*data.workers=0"):
+        list(batches)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.slow
+def test_workers_leave_when_the_batches_are_closed(photographs):
+    batches = prefetch(training_batches(load(cropped(photographs, workers=2)), 8, 0), 0, 1000)
+    next(batches)
+    assert len(multiprocessing.active_children()) == 2
+    batches.close()
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.slow

@@ -95,6 +95,7 @@ def measure(name: str, folder: str) -> Iterator[dict]:
     run = Run.prepare(experiment)
     step = Step(run)
     augment = finished(jax.jit(functools.partial(as_the_model_sees_them, run)))
+    steps: list[float] = []
     for workers in all_workers:
         data.workers = workers
         source = load(data)
@@ -104,7 +105,8 @@ def measure(name: str, folder: str) -> Iterator[dict]:
         for _ in range(ROUNDS.value):
             for key, use in (("batches", unused), ("augmented", augment)):
                 found[key].append(through(batches_of(source, larger), use)[0])
-            found["step"].append(through(itertools.repeat(run.batches.at(0)), step)[0])
+            if workers == all_workers[0]:  # the same for all
+                steps.append(through(itertools.repeat(run.batches.at(0)), step)[0])
             rate, waited = through(batches_of(source, batch_size), step)
             found["loop"].append(rate)
             found["data_wait"].append(waited)
@@ -114,6 +116,7 @@ def measure(name: str, folder: str) -> Iterator[dict]:
             "batch_size": batch_size,
             "workers": workers,
             "decode": round(medians["batches"] if streamed else decode, 1),
+            "step": round(statistics.median(steps), 1),
             **{key: round(value, 4 if key == "data_wait" else 1) for key, value in medians.items()},
         }
 
