@@ -8,6 +8,7 @@ import pytest
 from nn_lib.analysis.training_memory import training_memory
 from nn_lib.checks import UserError
 from nn_lib.models import VGG, CifarResNet, GoogLeNet, ResNet50
+from nn_lib.train.sharding import Layout, MeshConfig
 from tests.module_table import KEY
 
 NETWORKS = {
@@ -76,6 +77,18 @@ def test_layers_within_blocks_can_still_be_captured():
 def test_an_unknown_policy_is_named():
     with pytest.raises(UserError, match="remat 'ful' is unknown; did you mean full"):
         CifarResNet(8, remat="ful").init(KEY, images("resnet"))
+
+
+def test_what_a_run_compiles_is_not_undone_by_the_compiler():
+    """Without its option, XLA's CPU compiler merges both computations of a block."""
+    x = images("resnet")
+    variables = jax.jit(NETWORKS["resnet"].init)(KEY, x)
+
+    def step(variables, x):
+        return gradient(NETWORKS["resnet"].clone(remat="full"), variables, x), {}
+
+    compiled = Layout.of(MeshConfig(data=1)).jit_step(step, variables).lower(variables, x).compile()
+    assert compiled.as_text().count(" opt-barrier(") > 0
 
 
 @pytest.mark.slow

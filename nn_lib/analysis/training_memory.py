@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from nn_lib.layers.rematerialisation import KEEP_ON_CPU
+
 
 def training_memory(model: nn.Module, batch_size: int, size: int) -> Any:
     """Of one step of gradient descent on `[batch_size, size, size, 3]` images.
@@ -37,4 +39,6 @@ def training_memory(model: nn.Module, batch_size: int, size: int) -> Any:
         params = jax.tree.map(lambda p, g: p - 0.1 * g, variables["params"], gradient)
         return {"params": params, **state}
 
-    return step.lower(variables, images, labels).compile().memory_analysis()
+    options = KEEP_ON_CPU if jax.default_backend() == "cpu" else None
+    lowered = step.lower(variables, images, labels)
+    return lowered.compile(compiler_options=options).memory_analysis()

@@ -3,6 +3,9 @@
 Memory for time: with 'full' only the inputs of blocks are kept, for about one more forward pass;
 with 'dots' the results of products and convolutions too, so that only what is cheap (norms,
 rectifiers) is computed twice. Parameters, outputs and gradients are the same.
+
+For a CPU, XLA merges the second computation with the first, and nothing is saved, unless it is told
+not to: `jax.jit(step, compiler_options=KEEP_ON_CPU)`, as `nn_lib.train` does.
 """
 
 from collections.abc import Callable
@@ -13,6 +16,7 @@ import jax
 
 from nn_lib.checks import check_choice
 
+KEEP_ON_CPU: dict[str, str | bool] = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 POLICIES: dict[str, Any] = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,

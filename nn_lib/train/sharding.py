@@ -18,6 +18,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from nn_lib.checks import UserError
 
 BATCH = PartitionSpec(("data", "fsdp"))
+# For a CPU, XLA would merge what rematerialisation computes again with what it computed first.
+KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 SMALL = 4096  # elements; a smaller leaf is not worth a transfer for every use
 
 
@@ -157,7 +159,13 @@ class Layout:
     def jit_step(self, step: Callable, state: Any) -> Callable:
         """A training step compiled; the old state's memory becomes the new one's."""
         shardings = None if self.one_device else (self.state(state), self.replicated)
-        return jax.jit(step, donate_argnums=0, out_shardings=shardings)
+        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        return jax.jit(
+            step,
+            donate_argnums=0,
+            out_shardings=shardings,
+            compiler_options=KEEP_BARRIERS if on_cpu else None,
+        )
 
     def jit_evaluation(self, step: Callable) -> Callable:
         """`(variables, batch, carry) -> (metrics, carry)` compiled."""
