@@ -19,7 +19,8 @@ def remember(bad: BadExamples | None, workdir: Path) -> None:
     """
     if bad is None:
         return
-    own = workdir / f"bad_examples{jax.process_index() or ''}.jsonl"
+    process = jax.process_index()
+    own = workdir / (f"bad_examples_{process}.jsonl" if process else "bad_examples.jsonl")
     if own.exists():  # without the half line of a killed process
         files.write_atomically(own, "".join(map(_line, _read(own))))
     met = list(bad.found.values())
