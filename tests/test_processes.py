@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.launch import _environment, _free_port
+from experiments import launch
 from tests.mesh_run import experiment, train
 from tests.processes import QUICK_COMPILATION, ROOT, environment, run, start
 from tests.small_runs import final_leaves
@@ -109,10 +109,10 @@ class Pair:
     """Two processes of a run, started without the launcher, so that one can be chosen to end."""
 
     def __init__(self, *command):
-        address = f"127.0.0.1:{_free_port()}"
+        address = f"127.0.0.1:{launch.free_port()}"
         self.processes = []
         for index in range(2):
-            own = _environment(address, 2, index, 0)
+            own = launch.environment(address, 2, index, 0)
             own = {name: value for name, value in own.items() if name.startswith("JAX_")}
             flags = f"{QUICK_COMPILATION} --xla_force_host_platform_device_count=2"
             process = subprocess.Popen(
