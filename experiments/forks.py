@@ -96,7 +96,7 @@ def start(main: str, arguments: list[str], processes: int, log: Path) -> Forked:
     return Forked(pids, log)
 
 
-def digest(workdir: Path) -> dict[str, str | int]:
+def digest(workdir: Path) -> dict[str, str]:
     """What must not depend on faults: sums of the final checkpoint, its note, and the files.
 
     In a fork, since this process must not use JAX.
@@ -105,7 +105,12 @@ def digest(workdir: Path) -> dict[str, str | int]:
     pid = os.fork()
     if not pid:
         os.close(reading)
-        os.write(writing, json.dumps(_digest(workdir)).encode())
+        try:
+            found = _digest(workdir)
+        except BaseException as error:
+            found = {"unreadable": repr(error)}
+        with os.fdopen(writing, "w") as pipe:
+            json.dump(found, pipe)
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as pipe:
