@@ -117,7 +117,7 @@ def draw(memory: Curve, steps: Curve, file: Path) -> None:
     ):
         axis.plot(curve.seconds / 60, curve.values, linewidth=0.8)
         axis.axvspan(0, WARM_UP * curve.seconds[-1] / 60, alpha=0.1, label="warm-up")
-        axis.set(title=f"{title}: {curve.drift:+.1%}", ylim=(0, None))
+        axis.set(title=f"{title}: {curve.drift:+.1%}", ylim=(0, 1.1 * curve.values.max()))
         axis.grid(alpha=0.3)
     axis.set(xlabel="minutes")
     figure.savefig(file, dpi=110)
