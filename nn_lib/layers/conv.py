@@ -6,9 +6,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from nn_lib.checks import UserError, check_choice
+from nn_lib.layers import convolution_forms, fast_convolution
+from nn_lib.layers.convolution_forms import Geometry
+from nn_lib.layers.fast_paths import is_fast, is_in_automatic_mesh
 from nn_lib.layers.windows import Extent, Padding, explicit_padding, per_dimension
 
 PADDING_MODES = {"zeros": "constant", "reflect": "reflect", "circular": "wrap"}
@@ -79,16 +81,10 @@ def convolve(
         pads = ((0, 0),) * spatial
     if flip:
         kernel = jnp.flip(kernel, range(spatial))
-    letters = "DHW"[3 - spatial :]
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=strides,
-        padding=pads,
-        rhs_dilation=dilation,
-        dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
-        feature_group_count=groups,
-    )
+    geometry = Geometry(x.shape[1:-1], window, strides, pads, dilation, groups)
+    if is_fast(x) and x.dtype == kernel.dtype and x.dtype.itemsize >= 4 and is_in_automatic_mesh():
+        return fast_convolution.convolution(x, kernel, geometry)
+    return convolution_forms.xla(x, kernel, geometry)
 
 
 def convolve_transposed(

@@ -1,10 +1,10 @@
 """The switch of the formulations that are quicker than XLA's own operators on a CPU.
 
-With `fast_paths` on, as it is, pooling, local response normalisation and the tanh of written-out
-scans are traced for a CPU in forms that are quicker there; on other backends XLA's operators run
-untouched. Results differ by rounding alone. `with fast_paths(False):` traces without them, and
-`fast_paths.set_global(False)` turns them off for a program; what is compiled already is compiled
-anew, since the value is part of its key.
+With `fast_paths` on, as it is, convolution, pooling, local response normalisation and the tanh of
+written-out scans are traced for a CPU in forms that are quicker there; on other backends XLA's
+operators run untouched. Results differ by rounding alone. `with fast_paths(False):` traces without
+them, and `fast_paths.set_global(False)` turns them off for a program; what is compiled already is
+compiled anew, since the value is part of its key.
 """
 
 import jax
@@ -17,3 +17,9 @@ def is_fast(x: jax.Array) -> bool:
     """Whether a function of x, traced now, may take its fast path."""
     on_cpu = jax.default_backend() == "cpu"
     return fast_paths.value and on_cpu and bool(jnp.issubdtype(x.dtype, jnp.floating))
+
+
+def is_in_automatic_mesh() -> bool:
+    """Whether XLA alone decides how arrays are sharded, not their types or a `shard_map`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.empty or all(kind == jax.sharding.AxisType.Auto for kind in mesh.axis_types)
