@@ -192,9 +192,10 @@ def _times(x: jax.Array, matrix: jax.Array) -> jax.Array:
 
 
 def _sum_of_products(x: jax.Array, d: jax.Array) -> jax.Array:
-    """`sum over all pixels of x' d`, `[C, O]`, in the order of memory."""
-    pixels = tuple(range(x.ndim - 1))
-    return lax.dot_general(x, d, ((pixels, pixels), ((), ())))
+    """`sum over all pixels of x' d`, `[C, O]`."""
+    return lax.dot_general(
+        x.reshape(-1, x.shape[-1]), d.reshape(-1, d.shape[-1]), (((0,), (0,)), ((), ()))
+    )
 
 
 def _flipped(k: jax.Array) -> jax.Array:
