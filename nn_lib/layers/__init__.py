@@ -1,16 +1,17 @@
 """Layers: one time-independent transformation each, channels last, `[B, *spatial, C]`.
 
-The norms but `LocalResponseNorm` are Flax's own, as dense layers and dropout of single units are.
+The norms but `BatchNorm` and `LocalResponseNorm` are Flax's own, as dense layers and dropout of single
+units are.
 """
 
 from nn_lib.layers.activations import lenet_squash, maxout, scaled_tanh
+from nn_lib.layers.batch_norm import BatchNorm
 from nn_lib.layers.blocks import Apply, ConvUnit, Inception
 from nn_lib.layers.conv import Conv, ConvTranspose, convolve, convolve_transposed
 from nn_lib.layers.conv_variants import DepthwiseConv, LocallyConnected, SeparableConv
 from nn_lib.layers.fast_paths import fast_paths
 from nn_lib.layers.highway import Highway
 from nn_lib.layers.normalization import (
-    BatchNorm,
     GroupNorm,
     InstanceNorm,
     LayerNorm,

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from nn_lib.layers.batch_norm import BatchNorm
 from nn_lib.layers.conv import Conv
 from nn_lib.layers.pooling import max_pool
 from nn_lib.layers.windows import Extent, Padding
@@ -62,7 +63,7 @@ class ConvUnit(nn.Module):
             name="conv",
         )(x)
         if self.batch_norm:
-            x = nn.BatchNorm(
+            x = BatchNorm(
                 use_running_average=not train,
                 momentum=self.momentum,
                 epsilon=self.epsilon,

@@ -152,11 +152,8 @@ def shifted_dx(d: jax.Array, k: jax.Array, g: Geometry) -> jax.Array:
 
 def shifted_dk(x: jax.Array, d: jax.Array, g: Geometry) -> jax.Array:
     x = jnp.repeat(x, d.shape[-1] // g.groups, -1)
-    # Sums over all pixels are products with ones: XLA's reductions run on one thread.
-    ones = jnp.ones((math.prod(d.shape[:-1]),), d.dtype)
-    sums = [
-        ones @ (_tap(x, offset, g) * d).reshape(-1, d.shape[-1]) for offset in np.ndindex(*g.window)
-    ]
+    pixels = tuple(range(d.ndim - 1))
+    sums = [(_tap(x, offset, g) * d).sum(pixels) for offset in np.ndindex(*g.window)]
     return jnp.stack(sums).reshape(*g.window, 1, d.shape[-1])
 
 

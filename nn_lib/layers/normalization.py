@@ -1,4 +1,4 @@
-"""Local response normalisation; batch, layer, group and instance norm are Flax's own."""
+"""Local response normalisation; layer, group and instance norm are Flax's own."""
 
 import flax.linen as nn
 import jax
@@ -9,8 +9,7 @@ from jax import lax
 from nn_lib.checks import UserError
 from nn_lib.layers.fast_paths import is_fast
 
-BatchNorm, GroupNorm = nn.BatchNorm, nn.GroupNorm
-InstanceNorm, LayerNorm = nn.InstanceNorm, nn.LayerNorm
+GroupNorm, InstanceNorm, LayerNorm = nn.GroupNorm, nn.InstanceNorm, nn.LayerNorm
 
 WIDEST_BAND = 1024
 """Channels up to which sums over neighbouring ones are a product with a band matrix on a CPU."""

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from nn_lib.checks import UserError, check_choice
+from nn_lib.layers.batch_norm import BatchNorm
 from nn_lib.layers.blocks import he_normal
 from nn_lib.layers.conv import Conv
 
@@ -98,8 +99,8 @@ class ResidualBlock(nn.Module):
             name=name,
         )
 
-    def _norm(self, which: int | str, train: bool, *, zero: bool = False) -> nn.BatchNorm:
-        return nn.BatchNorm(
+    def _norm(self, which: int | str, train: bool, *, zero: bool = False) -> BatchNorm:
+        return BatchNorm(
             use_running_average=not train,
             momentum=0.9,
             scale_init=nn.initializers.zeros if zero else nn.initializers.ones,

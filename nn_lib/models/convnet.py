@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 
 from nn_lib.checks import UserError
-from nn_lib.layers import Conv, global_avg_pool
+from nn_lib.layers import BatchNorm, Conv, global_avg_pool
 from nn_lib.layers.activations import at_least_float32
 from nn_lib.layers.conv import Padding
 
@@ -56,7 +56,7 @@ class ConvNet(nn.Module):
                 dtype=self.dtype,
             )(x)
             if self.batch_norm:
-                x = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)(x)
+                x = BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)(x)
             x = self.activation(x)
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = global_avg_pool(x) if self.global_pool else x.reshape(x.shape[0], -1)

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 
 from nn_lib.checks import UserError, check_choice
-from nn_lib.layers import Apply, Conv, ResidualBlock, global_avg_pool, max_pool
+from nn_lib.layers import Apply, BatchNorm, Conv, ResidualBlock, global_avg_pool, max_pool
 from nn_lib.layers.activations import at_least_float32
 from nn_lib.layers.blocks import he_normal
 from nn_lib.layers.residual import SHORTCUTS
@@ -88,10 +88,8 @@ class ResNet(ImageModel):
             return x
         return at_least_float32(nn.Dense(self.num_classes, dtype=self.dtype, name="linear")(x))
 
-    def _norm(self, name: str, train: bool) -> nn.BatchNorm:
-        return nn.BatchNorm(
-            use_running_average=not train, momentum=0.9, dtype=self.dtype, name=name
-        )
+    def _norm(self, name: str, train: bool) -> BatchNorm:
+        return BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype, name=name)
 
 
 class _Stage(nn.Module):
