@@ -26,7 +26,7 @@ NETWORKS = [
 @pytest.fixture(params=NETWORKS, ids=lambda row: row[0] + "_auxiliary" * bool(row[1]))
 def pair(request, torch):
     """Our module, its variables from torch's random ones, and torch's network."""
-    from tests import torch_networks
+    from experiments.benchmarks import torch_networks
 
     name, ours, theirs = request.param
     network = torch_networks.randomized(torch_networks.build(name, **theirs)).eval()
@@ -62,7 +62,7 @@ def test_logits_agree_and_the_way_back_is_exact(pair, torch):
 
 
 def test_googlenets_three_classifiers_agree_in_training(torch):
-    from tests import torch_networks
+    from experiments.benchmarks import torch_networks
 
     network = torch_networks.randomized(torch_networks.build("googlenet").double()).train()
     module = torchvision_model("googlenet", auxiliary=True, dropout=0.0, auxiliary_dropout=0.0)
@@ -76,7 +76,7 @@ def test_googlenets_three_classifiers_agree_in_training(torch):
 
 
 def test_every_layer_of_a_resnet_agrees(torch):
-    from tests import torch_networks
+    from experiments.benchmarks import torch_networks
 
     network = torch_networks.randomized(torch_networks.build("resnet18")).double().eval()
     module, seen = torchvision_model("resnet18"), {}

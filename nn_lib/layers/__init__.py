@@ -1,7 +1,7 @@
 """Layers: one time-independent transformation each, channels last, `[B, *spatial, C]`.
 
-The norms but `BatchNorm` and `LocalResponseNorm` are Flax's own, as dense layers and dropout of single
-units are.
+The norms but `BatchNorm` and `LocalResponseNorm` are Flax's own, as dense layers and dropout of
+single units are.
 """
 
 from nn_lib.layers.activations import lenet_squash, maxout, scaled_tanh

@@ -77,8 +77,9 @@ def xla_dx_flipped(d: jax.Array, k: jax.Array, g: Geometry) -> jax.Array:
 
 
 def xla_dk_in_parts(x: jax.Array, d: jax.Array, g: Geometry) -> jax.Array:
-    """XLA's operator is quicker on a few images at a time."""
-    parts = math.gcd(x.shape[0], 8 if x.shape[0] >= 32 else 4)
+    """XLA's operator is quicker on few images at a time, with some thousand pixels in all."""
+    most = min(8, math.prod(d.shape[:-1]) // 1024)
+    parts = math.gcd(x.shape[0], 1 << max(0, most.bit_length() - 1))
     pairs = zip(jnp.split(x, parts), jnp.split(d, parts))
     return sum(xla_dk(some_x, some_d, g) for some_x, some_d in pairs)
 
@@ -118,23 +119,6 @@ def gathered_dx(d: jax.Array, k: jax.Array, g: Geometry) -> jax.Array:
 def gathered_dk(x: jax.Array, d: jax.Array, g: Geometry) -> jax.Array:
     dk = _sum_of_products(_windows(x, g), d)
     return dk.reshape(*g.window, x.shape[-1], d.shape[-1])
-
-
-def rows_by_columns_dk(x: jax.Array, d: jax.Array, g: Geometry) -> jax.Array:
-    """For strides of 1 in two dimensions: x moved by every column of the window beside d moved by
-    every row; one product holds all taps, with a third of what is gathered for three by three."""
-    (top, bottom), (left, right) = g.pads
-    rows, columns = g.window
-    zero = jnp.zeros((), x.dtype)
-    x = lax.pad(x, zero, ((0, 0, 0), (top, bottom, 0), (left, right, 0), (0, 0, 0)))
-    step = g.dilation[1]
-    wide = [lax.slice_in_dim(x, c * step, c * step + g.out[1], axis=2) for c in range(columns)]
-    last = x.shape[1] - g.out[0]
-    below = [r * g.dilation[0] for r in range(rows)]
-    moved = [lax.pad(d, zero, ((0, 0, 0), (r, last - r, 0), (0, 0, 0), (0, 0, 0))) for r in below]
-    dk = _sum_of_products(jnp.concatenate(wide, -1), jnp.concatenate(moved, -1))
-    dk = dk.reshape(columns, x.shape[-1], rows, d.shape[-1])
-    return dk.transpose(2, 0, 1, 3)
 
 
 # A channel with its own kernel (depthwise; several outputs per input lie beside one another).

@@ -35,27 +35,27 @@ XLA = Forms(forms.xla, forms.xla_dx, forms.xla_dk)
 
 
 def choose(g: Geometry, inputs: int, outputs: int) -> Forms:
-    """The forms for a convolution of `inputs` to `outputs` channels.
+    """The forms for a convolution of `inputs` to `outputs` channels: the table of what is quickest.
 
-    Measured on 2 cores with AVX-512 by `experiments.benchmarks.convnets`.
+    Measured on 2 cores with AVX-512, layer by layer and in whole networks; what was tried is in
+    docs/measurements.md, how it compares in `experiments.benchmarks.convnets`.
     """
-    if g.groups == inputs and inputs > 1 and math.prod(g.window) <= 49:
+    taps = math.prod(g.window)
+    if 1 < g.groups == inputs and taps <= 49:  # depthwise
         return Forms(forms.shifted, forms.shifted_dx, forms.shifted_dk)
-    if g.groups > 1:
+    if g.groups > 1 or max(g.dilation) > 1:
         return XLA
-    if math.prod(g.window) == 1:
+    if taps == 1:
         return Forms(forms.product, forms.product_dx, forms.product_dk)
-    if len(g.window) != 2 or max(g.dilation) > 1:
-        return XLA
     if max(g.strides) > 1:
-        if inputs < 32:  # of a stem, whose input gradient nobody asks for
-            return XLA._replace(kernel_gradient=forms.xla_dk_in_parts)
+        if min(inputs, outputs) >= 64 and taps <= 9:
+            return Forms(forms.gathered, forms.gathered_dx, forms.gathered_dk)
+        return XLA._replace(kernel_gradient=forms.xla_dk_in_parts)  # the stem of a network
+    if min(inputs, outputs) >= 512 and taps <= 9:
         return Forms(forms.gathered, forms.gathered_dx, forms.gathered_dk)
-    if g.window == (3, 3) and min(inputs, outputs) >= 512:
-        return Forms(forms.gathered, forms.gathered_dx, forms.gathered_dk)
-    if g.window == (3, 3) and min(inputs, outputs) >= 64:
-        return Forms(forms.xla, forms.xla_dx_flipped, forms.rows_by_columns_dk)
-    return Forms(forms.xla, forms.xla_dx_flipped, forms.xla_dk)
+    if min(inputs, outputs) < 32:
+        return Forms(forms.xla, forms.xla_dx_flipped, forms.xla_dk)
+    return Forms(forms.xla, forms.xla_dx_flipped, forms.xla_dk_in_parts)
 
 
 def convolution(x: jax.Array, k: jax.Array, geometry: Geometry) -> jax.Array:

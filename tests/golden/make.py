@@ -86,7 +86,7 @@ def weights_for(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
 
 def convnets(torch) -> dict[str, np.ndarray]:
     """Ten logits of torchvision's networks."""
-    from tests import torch_networks
+    from experiments.benchmarks import torch_networks
 
     images = torch.tensor(PICTURES.transpose(0, 3, 1, 2))
     outputs = {}
