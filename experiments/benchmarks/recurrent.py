@@ -2,21 +2,17 @@
 
 python -m experiments.benchmarks.recurrent [--cells=lstm,gru] [--rounds=15] [--processes=3]
 
-All sides run alternately in one process, each timed to the end of its last result; a time is the
-median over the rounds, a ratio the peer's median over ours: above 1, ours is faster. Of several
-processes the median is taken again. Forward and backward returns the gradients of weights, inputs
-and initial state under random cotangents. Writes CSV and a chart to docs/benchmarks/.
+All sides run alternately in one process, each timed to the end of its last result and after an
+untimed call of its own; a time is the median over the rounds, a ratio the peer's median over ours:
+above 1, ours is faster. Of several processes the median is taken again. Forward and backward
+returns the gradients of weights, inputs and initial state under random cotangents. Writes CSV and a
+chart to docs/benchmarks/.
 
 --devices=2 makes the CPU two devices and shards our batch over them; the peers stay on one.
 """
 
-import csv
 import os
 import platform
-import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +21,7 @@ import jax
 from absl import app, flags
 
 from experiments.allocator import keep_freed_memory
+from experiments.benchmarks import compare
 from experiments.benchmarks import recurrent_peers as peers
 
 SHAPES = [
@@ -51,40 +48,21 @@ def main(argv: list[str]) -> None:
     if DEVICES.value > 1:  # before JAX starts
         count = f"--xla_force_host_platform_device_count={DEVICES.value}"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {count}"
-    rows = in_processes() if PROCESSES.value > 1 else measure()
+    if PROCESSES.value > 1:
+        rows = compare.in_processes("experiments.benchmarks.recurrent", PROCESSES.value, line)
+    else:
+        rows = measure()
     folder = Path(FOLDER.value)
-    folder.mkdir(parents=True, exist_ok=True)
     kind = jax.devices()[0].device_kind
     devices = f"_{DEVICES.value}_devices" if DEVICES.value > 1 else ""
     stem = f"recurrent_{kind.replace(' ', '_').lower()}{devices}_{DTYPE.value}"
-    with open(folder / f"{stem}.csv", "w", newline="") as file:
-        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+    compare.write(folder / f"{stem}.csv", rows)
     draw(folder / f"{stem}.png", rows)
-    print(f"{DEVICES.value} x {kind}, {platform.processor() or platform.machine()}, {versions()}")
+    print(
+        f"{DEVICES.value} x {kind}, {platform.processor() or platform.machine()}, "
+        f"{compare.versions()}"
+    )
     print(f"written  {folder / stem}.csv, .png")
-
-
-def in_processes() -> list[dict]:
-    """The same by several processes, one after the other; medians of their times and ratios."""
-    tables = []
-    for _ in range(PROCESSES.value):
-        with tempfile.TemporaryDirectory() as folder:
-            own = [*sys.argv[1:], "--processes=1", f"--folder={folder}"]
-            module = "experiments.benchmarks.recurrent"
-            subprocess.run([sys.executable, "-m", module, *own], check=True)
-            (written,) = Path(folder).glob("*.csv")
-            with open(written, newline="") as file:
-                tables.append(list(csv.DictReader(file)))
-    rows = []
-    for same in zip(*tables):
-        numbers = [name for name in same[0] if name.endswith(("_s", "_ratio"))]
-        medians = {name: statistics.median(float(row[name]) for row in same) for name in numbers}
-        rows.append(same[0] | medians)
-        if same[0]["side"] != "ours":
-            print(f"median  {line(rows[-1])}", flush=True)
-    return rows
 
 
 def line(row: dict) -> str:
@@ -103,13 +81,13 @@ def measure() -> list[dict]:
     rows = []
     for cell in CELLS.value:
         for shape in SHAPES[: LARGEST.value]:
-            found = compare(cell, shape, [p for p in ONLY.value if p not in absent])
+            found = side_by_side(cell, shape, [p for p in ONLY.value if p not in absent])
             rows += found
             print("\n".join(map(line, found)), flush=True)
     return rows
 
 
-def compare(cell: str, shape, names: list[str]) -> list[dict]:
+def side_by_side(cell: str, shape, names: list[str]) -> list[dict]:
     """A row per side: medians in seconds, and the peer's over ours."""
     values = peers.draw(shape, jax.numpy.dtype(DTYPE.value))
     sides: dict[str, Callable] = {}
@@ -122,7 +100,7 @@ def compare(cell: str, shape, names: list[str]) -> list[dict]:
             print(f"{cell}: {name} is left out: {error}")
             continue
         compile_seconds[name] = time.perf_counter() - began
-    medians = {train: alternate(sides, train) for train in (False, True)}
+    medians = {train: compare.alternate(sides, train, ROUNDS.value) for train in (False, True)}
     rows = []
     for name, side in sides.items():
         memory = side.temporary_bytes(True) if isinstance(side, peers.Program) else ""
@@ -140,24 +118,6 @@ def compare(cell: str, shape, names: list[str]) -> list[dict]:
             }
         )
     return rows
-
-
-def alternate(sides: dict[str, Callable], train: bool) -> dict[str, float]:
-    """Median seconds of each side; short programs are repeated within a round."""
-    repeats = {}
-    for name, side in sides.items():
-        side(train)
-        began = time.perf_counter()
-        side(train)
-        repeats[name] = max(1, int(0.02 / (time.perf_counter() - began)))
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(ROUNDS.value):
-        for name, side in sides.items():
-            began = time.perf_counter()
-            for _ in range(repeats[name]):
-                side(train)
-            times[name].append((time.perf_counter() - began) / repeats[name])
-    return {name: statistics.median(found) for name, found in times.items()}
 
 
 def draw(file: Path, rows: list[dict]) -> None:
@@ -183,18 +143,6 @@ def draw(file: Path, rows: list[dict]) -> None:
         axis.set(title=cell, ylabel="peer's time / ours, forward+backward")
         axis.legend(fontsize=8)
     figure.savefig(file, dpi=110)
-
-
-def versions() -> str:
-    from importlib import metadata
-
-    found = []
-    for package in ("jax", "flax", "torch", "keras", "dm-haiku", "equinox"):
-        try:
-            found.append(f"{package} {metadata.version(package)}")
-        except metadata.PackageNotFoundError:
-            continue
-    return ", ".join(found)
 
 
 if __name__ == "__main__":

@@ -170,9 +170,11 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    def __init__(self, sizes, bottleneck: bool, classes: int = 1000, inner: int = 1):
+    def __init__(self, sizes, bottleneck: bool, classes=1000, inner=1, small_images=False):
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        stem = (3, 1, 1) if small_images else (7, 2, 3)
+        self.conv1 = nn.Conv2d(3, 64, *stem, bias=False)
+        self.small_images = small_images
         self.bn1 = nn.BatchNorm2d(64)
         channels = 64
         for stage, size in enumerate(sizes):
@@ -185,7 +187,9 @@ class ResNet(nn.Module):
         self.fc = nn.Linear(channels, classes)
 
     def forward(self, x):
-        x = functional.max_pool2d(functional.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+        x = functional.relu(self.bn1(self.conv1(x)))
+        if not self.small_images:
+            x = functional.max_pool2d(x, 3, 2, 1)
         for stage in range(1, 5):
             x = getattr(self, f"layer{stage}")(x)
         return self.fc(x.mean((2, 3)))

@@ -11,7 +11,7 @@ from jax import lax
 from nn_lib.checks import UserError
 from nn_lib.layers.activations import at_least_float32
 from nn_lib.layers.fast_paths import is_fast
-from nn_lib.layers.fast_pooling import LONGEST, maximum, reduce_windows
+from nn_lib.layers.fast_pooling import LONGEST, maxima, sums
 from nn_lib.layers.windows import Extent, Padding, explicit_padding, per_dimension
 
 
@@ -177,8 +177,7 @@ def _sum(x, window, strides, pads):
 
 def _reduce(x, start, operation, window, strides, pads):
     if is_fast(x) and max(window) <= LONGEST:
-        combine = {lax.max: maximum, lax.add: lax.add}[operation]
-        return reduce_windows(x, start, combine, window, strides, pads)
+        return {lax.max: maxima, lax.add: sums}[operation](x, window, strides, pads)
     return lax.reduce_window(
         x, start, operation, (1, *window, 1), (1, *strides, 1), ((0, 0), *pads, (0, 0))
     )
