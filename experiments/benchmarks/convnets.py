@@ -14,6 +14,7 @@ it that is reached.
 
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +97,7 @@ def side_by_side(name: str, builds: dict, arguments, macs: int = 0) -> list[dict
             row[f"{label}_s"] = seconds
             row[f"{label}_ratio"] = seconds / medians[train]["ours"]
             row[f"{label}_tflops"] = OPERATIONS[train] * macs / seconds / 1e12 if macs else ""
-        compiled = getattr(sides[peer], "compiled", None)
+        compiled: Any = getattr(sides[peer], "compiled", None)
         row["build_and_compile_s"] = built[peer]
         row["temporary_bytes"] = ""
         if hasattr(compiled, "memory_analysis"):

@@ -179,7 +179,7 @@ def torch(layer: Layer) -> Callable[[bool], None]:
         "max": lambda: functional.max_pool2d(x, k, s, p),
         "avg": lambda: functional.avg_pool2d(x, k, s, p),
         "lrn": lambda: functional.local_response_norm(x, 5, 5e-4, 0.75, 2.0),
-        "norm": lambda: functional.batch_norm(x, None, None, *w, training=True),
+        "norm": lambda: functional.batch_norm(x, None, None, w[0], w[1], True),
     }
     apply = functions[layer.kind]
 

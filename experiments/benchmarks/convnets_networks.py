@@ -146,7 +146,8 @@ def _torch_side(name: str, images, labels, dtype, prepare: Callable) -> Callable
     if name == "resnet18_cifar":
         fields = {"small_images": True}
     network = torch_networks.build(name.split("_")[0], **fields)
-    network = network.to(device, memory_format=torch.channels_last)
+    network = network.to(device)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     x = torch.tensor(images, device=device).permute(0, 3, 1, 2)
     y = torch.tensor(labels, device=device)
     optimizer = torch.optim.SGD(network.parameters(), RATE, momentum=MOMENTUM)

@@ -6,7 +6,6 @@ The gradient of an LSTM's weights, inputs and initial state; all ways alternatel
 medians. Memory is that of intermediate results, as the compiler gives it.
 """
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 from absl import app, flags
 
 from experiments.allocator import keep_freed_memory
-from experiments.benchmarks import recurrent
+from experiments.benchmarks import compare, recurrent
 from experiments.benchmarks import recurrent_peers as peers
 from nn_lib.recurrent import RNN, LSTMCell
 
@@ -35,7 +34,7 @@ def main(argv: list[str]) -> None:
     sides: dict[str, Any] = {
         name: program(RNN(LSTMCell(UNITS), **fields), values) for name, fields in ways.items()
     }
-    seconds = recurrent.alternate(sides, True)
+    seconds = compare.alternate(sides, True, recurrent.ROUNDS.value)
     memory = {name: side.temporary_bytes(True) for name, side in sides.items()}
     rows = []
     for name in sides:
@@ -55,12 +54,8 @@ def main(argv: list[str]) -> None:
         )
     kind = jax.devices()[0].device_kind.replace(" ", "_").lower()
     file = Path(recurrent.FOLDER.value) / f"long_bptt_{kind}.csv"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with open(file, "w", newline="") as opened:
-        table = csv.DictWriter(opened, list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-    print(f"{BATCH}x{LENGTH.value}x{INPUTS}x{UNITS}, {recurrent.versions()}; written {file}")
+    compare.write(file, rows)
+    print(f"{BATCH}x{LENGTH.value}x{INPUTS}x{UNITS}, {compare.versions()}; written {file}")
 
 
 def program(layer: RNN, values: peers.Values) -> peers.Program:

@@ -49,7 +49,8 @@ class AlexNet(nn.Module):
 class VGG(nn.Module):
     def __init__(self, sizes, batch_norm: bool, classes: int = 1000):
         super().__init__()
-        layers, channels = [], 3
+        layers: list[nn.Module] = []
+        channels = 3
         for size, width in zip(sizes, (64, 128, 256, 512, 512)):
             for _ in range(size):
                 layers.append(nn.Conv2d(channels, width, 3, padding=1))

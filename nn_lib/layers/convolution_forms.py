@@ -6,7 +6,9 @@
 """
 
 import dataclasses
+import functools
 import math
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -81,7 +83,7 @@ def xla_dk_in_parts(x: jax.Array, d: jax.Array, g: Geometry) -> jax.Array:
     most = min(8, math.prod(d.shape[:-1]) // 1024)
     parts = math.gcd(x.shape[0], 1 << max(0, most.bit_length() - 1))
     pairs = zip(jnp.split(x, parts), jnp.split(d, parts))
-    return sum(xla_dk(some_x, some_d, g) for some_x, some_d in pairs)
+    return _sum(xla_dk(some_x, some_d, g) for some_x, some_d in pairs)
 
 
 # A window of one pixel is one product.
@@ -113,7 +115,7 @@ def gathered_dx(d: jax.Array, k: jax.Array, g: Geometry) -> jax.Array:
     taps = k.reshape(-1, *k.shape[-2:])
     wide = _times(d, jnp.moveaxis(taps, -1, 0).reshape(d.shape[-1], -1))
     parts = jnp.split(wide, len(taps), -1)
-    return sum(_tap_dx(part, offset, g) for part, offset in zip(parts, np.ndindex(*g.window)))
+    return _sum(_tap_dx(part, offset, g) for part, offset in zip(parts, np.ndindex(*g.window)))
 
 
 def gathered_dk(x: jax.Array, d: jax.Array, g: Geometry) -> jax.Array:
@@ -126,11 +128,11 @@ def gathered_dk(x: jax.Array, d: jax.Array, g: Geometry) -> jax.Array:
 
 def shifted(x: jax.Array, k: jax.Array, g: Geometry) -> jax.Array:
     x = jnp.repeat(x, k.shape[-1] // g.groups, -1)
-    return sum(_tap(x, offset, g) * k[offset][0] for offset in np.ndindex(*g.window))
+    return _sum(_tap(x, offset, g) * k[offset][0] for offset in np.ndindex(*g.window))
 
 
 def shifted_dx(d: jax.Array, k: jax.Array, g: Geometry) -> jax.Array:
-    dx = sum(_tap_dx(d * k[offset][0], offset, g) for offset in np.ndindex(*g.window))
+    dx = _sum(_tap_dx(d * k[offset][0], offset, g) for offset in np.ndindex(*g.window))
     return dx.reshape(*dx.shape[:-1], g.groups, -1).sum(-1)
 
 
@@ -181,3 +183,7 @@ def _sum_of_products(x: jax.Array, d: jax.Array) -> jax.Array:
 
 def _flipped(k: jax.Array) -> jax.Array:
     return jnp.flip(k, range(k.ndim - 2)).swapaxes(-1, -2)
+
+
+def _sum(parts: Iterable[jax.Array]) -> jax.Array:
+    return functools.reduce(jnp.add, parts)
