@@ -109,10 +109,10 @@ def terminate(run: Forked, workdir: Path, duration: float, rng: random.Random) -
 
 
 def no_space(run: Forked, workdir: Path, duration: float, rng: random.Random) -> bool:
-    """From some moment on no file may grow beyond some size."""
+    """From some moment on no file may grow beyond some size, in which its last words find room."""
     if not sleep_or_end(run, rng.uniform(0.1, 1) * duration):
         return False
-    limit = int(10 ** rng.uniform(1.5, 4.7))
+    limit = int(10 ** rng.uniform(3.5, 4.7))
     for pid in run.pids:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     return True

@@ -87,11 +87,15 @@ def start(main: str, arguments: list[str], processes: int, log: Path) -> Forked:
         several = environment(address, processes, index, 0) if processes > 1 else {}
         pid = os.fork()
         if not pid:
-            output = os.open(log, os.O_WRONLY | os.O_APPEND)
-            os.dup2(output, 1)
-            os.dup2(output, 2)
-            os.environ.update({"JAX_PLATFORMS": "cpu", **several})
-            os._exit(_main(main, arguments))
+            status = 1
+            try:
+                output = os.open(log, os.O_WRONLY | os.O_APPEND)
+                os.dup2(output, 1)
+                os.dup2(output, 2)
+                os.environ.update({"JAX_PLATFORMS": "cpu", **several})
+                status = _main(main, arguments)
+            finally:
+                os._exit(status)  # nothing of the parent's is to be cleaned up here
         pids.append(pid)
     return Forked(pids, log)
 
