@@ -19,6 +19,7 @@ import pytest
 from absl import flags
 from hypothesis import settings
 
+from nn_lib.layers import fast_paths
 from nn_lib.train.sharding import MeshConfig
 
 # The same examples in every run; `pytest --hypothesis-profile=default` looks for new ones.
@@ -83,6 +84,13 @@ def undrawn():
 def x64():
     """Float64 inside the test."""
     with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(params=[True, False], ids=["fast_paths", "xlas_operators"])
+def both_paths(request):
+    """With what is quicker on a CPU, and without."""
+    with fast_paths(request.param):
         yield
 
 

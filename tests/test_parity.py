@@ -44,7 +44,7 @@ def test_recurrent_layers_give_torchs_outputs(x64, name):
     np.testing.assert_allclose(outputs, GOLDEN[name], rtol=1e-10)
 
 
-def test_convolution_gives_torchs_output(x64):
+def test_convolution_gives_torchs_output(x64, both_paths):
     found = convolve(make.IMAGES, make.KERNEL, strides=2, padding=1, groups=2)
     np.testing.assert_allclose(found, GOLDEN["conv2d"], rtol=1e-10, atol=1e-14)
 
@@ -57,7 +57,7 @@ def test_convolution_gives_torchs_output(x64):
         *(pytest.param(n, marks=pytest.mark.slow) for n in ("vgg11_bn", "alexnet")),
     ],
 )
-def test_convnets_give_torchs_logits(x64, name):
+def test_convnets_give_torchs_logits(x64, both_paths, name):
     model = torchvision_model(name, num_classes=10)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
     empty = jax.tree.map(lambda leaf: np.broadcast_to(0.0, leaf.shape), shapes)

@@ -9,7 +9,7 @@ import pytest
 from nn_lib.interop import from_torch, to_torch, torchvision_model
 from nn_lib.interop.torch_convnets import _resnet
 
-pytestmark = [pytest.mark.slow, pytest.mark.parity]
+pytestmark = [pytest.mark.slow, pytest.mark.parity, pytest.mark.usefixtures("both_paths")]
 
 # (name, fields of ours, fields of torch's)
 NETWORKS = [

@@ -15,12 +15,21 @@ import flax.linen as nn
 import jax
 
 from nn_lib.checks import check_choice
+from nn_lib.layers.fast_convolution import convolution_p
+
+
+def _products(primitive, *args, **params) -> bool:
+    """Products and convolutions, that of the fast paths included."""
+    if primitive is convolution_p:
+        return True
+    return jax.checkpoint_policies.dots_saveable(primitive, *args, **params)
+
 
 KEEP_ON_CPU: dict[str, str | bool] = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 POLICIES: dict[str, Any] = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_saveable,
+    "dots": _products,
 }
 
 
