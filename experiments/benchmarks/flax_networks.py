@@ -85,15 +85,15 @@ class GoogLeNet(nn.Module):
             ]
             x = jnp.concatenate(paths, -1)
             if train and name in ("4a", "4d"):
-                batch, size = x.shape[:2]  # 14 pixels: torch's windows of 5 overlap
-                assert size == 14
-                cells = [x[:, a : a + 5] for a in (0, 3, 7, 9)]
-                rows = jnp.stack([cell.mean(1) for cell in cells], 1)
-                squares = jnp.stack([rows[:, :, a : a + 5].mean(2) for a in (0, 3, 7, 9)], 2)
-                y = unit(128, 1)(squares, train).reshape(batch, -1)
-                y = nn.relu(nn.Dense(1024, dtype=self.dtype)(y))
-                heads.append(nn.Dense(self.classes, dtype=self.dtype)(y))
-        logits = nn.Dense(self.classes, dtype=self.dtype)(x.mean((1, 2)))
+                batch, starts = len(x), (0, 3, 7, 10)  # of 4 of the 14 pixels, as torch adapts
+                rows = jnp.stack([x[:, a : a + 4].mean(1) for a in starts], 1)
+                squares = jnp.stack([rows[:, :, a : a + 4].mean(2) for a in starts], 2)
+                # Named, or the units after them would have other names in evaluation.
+                y = unit(128, 1, name=f"head{name}")(squares, train).reshape(batch, -1)
+                y = nn.relu(nn.Dense(1024, dtype=self.dtype, name=f"hidden{name}")(y))
+                logits = nn.Dense(self.classes, dtype=self.dtype, name=f"logits{name}")(y)
+                heads.append(logits)
+        logits = nn.Dense(self.classes, dtype=self.dtype, name="logits")(x.mean((1, 2)))
         return (logits, tuple(heads)) if train else logits
 
 
