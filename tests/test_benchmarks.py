@@ -15,7 +15,7 @@ from nn_lib.models import ResNet18, ResNet50
     [
         (flax_networks.ResNet((3, 4, 6, 3), True), ResNet50(), 224),
         (flax_networks.ResNet((2, 2, 2, 2), False, True), ResNet18(small_images=True), 32),
-        (flax_networks.GoogLeNet(), torchvision_model("googlenet"), 224),
+        (flax_networks.GoogLeNet(), torchvision_model("googlenet", auxiliary=True), 224),
     ],
 )
 def test_stock_networks_have_our_parameters_and_statistics(stock, ours, size):

@@ -77,7 +77,7 @@ def _flax_side(model, images, labels, dtype) -> JaxNetwork:
 
 def ours(name: str, images, labels, dtype) -> JaxNetwork:
     if name == "googlenet":
-        model = torchvision_model("googlenet").clone(dropout=0.0, auxiliary_dropout=0.0)
+        model = torchvision_model("googlenet", auxiliary=True, dropout=0.0, auxiliary_dropout=0.0)
     elif name == "resnet50":
         model = ResNet50(num_classes=1000)
     else:
