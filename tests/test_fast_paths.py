@@ -256,3 +256,50 @@ def test_derivatives_of_batch_norm_equal_flaxs_in_both_modes(x64):
     module = BatchNorm(use_running_average=False, param_dtype=jnp.float64)
     variables = module.init(jax.random.key(0), x)
     assert_equal_to_xla(lambda x: module.apply(variables, x, mutable=["batch_stats"])[0], x)
+
+
+def test_arrays_whose_types_are_sharded_are_left_to_xla():
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    sharding = jax.NamedSharding(mesh, jax.P("data"))
+    x, kernel = jnp.ones((16, 8, 8, 4)), jnp.ones((3, 3, 4, 4))
+
+    def loss(x):
+        return avg_pool(max_pool(convolve(x, kernel, padding=1), 2), 3, 2, 1).sum()
+
+    found = jax.jit(jax.grad(loss))(jax.device_put(x, sharding))
+    np.testing.assert_allclose(found, jax.grad(loss)(x), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel", "groups"),
+    [
+        ((0, 6, 6, 4), (3, 3, 1, 4), 4),
+        ((0, 6, 6, 4), (1, 1, 4, 2), 1),
+        ((2, 4, 4, 0), (1, 1, 0, 3), 1),
+    ],
+)
+def test_nothing_gives_zeros(shape, kernel, groups):
+    def loss(x, k):
+        return convolve(x, k, groups=groups, padding=1).sum()
+
+    dx, dk = jax.grad(loss, (0, 1))(jnp.ones(shape), jnp.ones(kernel))
+    assert dx.shape == shape and dk.shape == kernel and not dk.any()
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_a_batch_norm_is_called_once_for_those_who_watch(train):
+    module = BatchNorm(use_running_average=not train)
+    x = jnp.ones((2, 3))
+    _, state = module.init_with_output(jax.random.key(0), x, capture_intermediates=True)
+    assert len(state["intermediates"]["__call__"]) == 1
+
+
+@pytest.mark.parametrize("param_dtype", [jnp.float32, jnp.float64])
+def test_batch_norm_has_flaxs_dtypes(x64, param_dtype):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)
+    fields = {"use_running_average": False, "dtype": jnp.float32, "param_dtype": param_dtype}
+    found, expected = (
+        kind(**fields).init_with_output(jax.random.key(0), x) for kind in (BatchNorm, nn.BatchNorm)
+    )
+    assert jax.tree.map(jnp.result_type, found) == jax.tree.map(jnp.result_type, expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, expected)

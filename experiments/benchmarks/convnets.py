@@ -12,7 +12,6 @@ On a GPU, --dtype=bfloat16 --batch=128 and what the device can do, --roof_tflops
 it that is reached.
 """
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from absl import app, flags
 from experiments.allocator import keep_freed_memory
 from experiments.benchmarks import compare, convnets_layers, convnets_networks
 from nn_lib.analysis import summarize
-from nn_lib.models import GoogLeNet, ResNet18, ResNet50
 
 WHAT = flags.DEFINE_list(
     "what", ["layers", *convnets_networks.BATCHES], "Layers, and which networks."
@@ -37,9 +35,6 @@ BATCH = flags.DEFINE_integer("batch", 0, "Of networks; 0 is the usual one.", low
 ROOF = flags.DEFINE_float("roof_tflops", 0.0, "What the device can do, of its data sheet.")
 FOLDER = flags.DEFINE_string("folder", "docs/benchmarks", "Where the table and chart go.")
 TUNE = flags.DEFINE_bool("tune_malloc", True, "Keep freed memory, for all sides (glibc).")
-
-# A multiply and an add; backward is twice forward.
-OPERATIONS = {False: 2, True: 6}
 
 
 def main(argv: list[str]) -> None:
@@ -62,6 +57,9 @@ def measure() -> list[dict]:
         keep_freed_memory()
     rows = []
     for what in WHAT.value:
+        if what == "layers" and (DTYPE.value != "float32" or jax.default_backend() != "cpu"):
+            print("layers are compared in float32 on a CPU only: left out", flush=True)
+            continue
         if what == "layers":
             for layer in convnets_layers.LAYERS:
                 if MATCH.value in layer.name:
@@ -75,19 +73,17 @@ def measure() -> list[dict]:
     return rows
 
 
-def side_by_side(name: str, builds: dict, arguments, macs: int = 0) -> list[dict]:
+def side_by_side(name: str, builds: dict, arguments, work: dict | None = None) -> list[dict]:
     """A row per side: medians in seconds, the peer's over ours, and TFLOP/s of a network."""
-    sides, built = {}, {}
+    sides: dict[str, Any] = {}
     for peer, build in builds.items():
         if peer != "ours" and peer not in ONLY.value:
             continue
-        began = time.perf_counter()
         try:
             sides[peer] = build(*arguments)
         except ImportError as error:
             print(f"{name}: {peer} is left out: {error}", flush=True)
             continue
-        built[peer] = time.perf_counter() - began
     medians = {train: compare.alternate(sides, train, ROUNDS.value) for train in (False, True)}
     rows = []
     for peer in sides:
@@ -96,9 +92,9 @@ def side_by_side(name: str, builds: dict, arguments, macs: int = 0) -> list[dict
             seconds = medians[train][peer]
             row[f"{label}_s"] = seconds
             row[f"{label}_ratio"] = seconds / medians[train]["ours"]
-            row[f"{label}_tflops"] = OPERATIONS[train] * macs / seconds / 1e12 if macs else ""
+            row[f"{label}_tflops"] = work[train] / seconds / 1e12 if work else ""
         compiled: Any = getattr(sides[peer], "compiled", None)
-        row["build_and_compile_s"] = built[peer]
+        row["step_compile_s"] = getattr(sides[peer], "step_compile_s", "")
         row["temporary_bytes"] = ""
         if hasattr(compiled, "memory_analysis"):
             row["temporary_bytes"] = compiled.memory_analysis().temp_size_in_bytes
@@ -118,20 +114,21 @@ def line(row: dict) -> str:
         reached = float(row["train_tflops"])
         text += f"  {reached:.2f} TFLOP/s"
         text += f", {100 * reached / ROOF.value:.0f} % of the roof" if ROOF.value else ""
-        text += f"  built in {float(row['build_and_compile_s']):.0f} s"
+    if row["step_compile_s"] != "":
+        text += f"  step compiled in {float(row['step_compile_s']):.1f} s"
     return text
 
 
-def operations(network: str, batch: int) -> int:
-    """Multiply-adds of one forward pass."""
-    models = {
-        "resnet18_cifar": ResNet18(num_classes=1000, small_images=True),
-        "resnet50": ResNet50(num_classes=1000),
-        "googlenet": GoogLeNet(num_classes=1000),
-    }
+def operations(network: str, batch: int) -> dict[bool, int]:
+    """Floating-point operations of a training step and of inference: two for a multiply-add, and
+    backward is twice forward."""
     size = convnets_networks.SIZES[network]
     images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
-    return summarize(models[network], images).macs
+    model = convnets_networks.model(network)
+    return {
+        train: (6 if train else 2) * summarize(model, images, train=train).macs
+        for train in (True, False)
+    }
 
 
 def draw(file: Path, rows: list[dict]) -> None:

@@ -80,6 +80,8 @@ def xla_dx_flipped(d: jax.Array, k: jax.Array, g: Geometry) -> jax.Array:
 
 def xla_dk_in_parts(x: jax.Array, d: jax.Array, g: Geometry) -> jax.Array:
     """XLA's operator is quicker on few images at a time, with some thousand pixels in all."""
+    if not isinstance(x.shape[0], int):  # a symbol, in an export
+        return xla_dk(x, d, g)
     most = min(8, math.prod(d.shape[:-1]) // 1024)
     parts = math.gcd(x.shape[0], 1 << max(0, most.bit_length() - 1))
     pairs = zip(jnp.split(x, parts), jnp.split(d, parts))
@@ -107,7 +109,7 @@ def product_dk(x: jax.Array, d: jax.Array, g: Geometry) -> jax.Array:
 
 
 def gathered(x: jax.Array, k: jax.Array, g: Geometry) -> jax.Array:
-    return _times(_windows(x, g), k.reshape(-1, k.shape[-1]))
+    return _times(_windows(x, g), lax.collapse(k, 0, k.ndim - 1))
 
 
 def gathered_dx(d: jax.Array, k: jax.Array, g: Geometry) -> jax.Array:
@@ -133,7 +135,7 @@ def shifted(x: jax.Array, k: jax.Array, g: Geometry) -> jax.Array:
 
 def shifted_dx(d: jax.Array, k: jax.Array, g: Geometry) -> jax.Array:
     dx = _sum(_tap_dx(d * k[offset][0], offset, g) for offset in np.ndindex(*g.window))
-    return dx.reshape(*dx.shape[:-1], g.groups, -1).sum(-1)
+    return dx.reshape(*dx.shape[:-1], g.groups, k.shape[-1] // g.groups).sum(-1)
 
 
 def shifted_dk(x: jax.Array, d: jax.Array, g: Geometry) -> jax.Array:
@@ -175,10 +177,12 @@ def _times(x: jax.Array, matrix: jax.Array) -> jax.Array:
 
 
 def _sum_of_products(x: jax.Array, d: jax.Array) -> jax.Array:
-    """`sum over all pixels of x' d`, `[C, O]`."""
-    return lax.dot_general(
-        x.reshape(-1, x.shape[-1]), d.reshape(-1, d.shape[-1]), (((0,), (0,)), ((), ()))
-    )
+    """`sum over all pixels of x' d`, `[C, O]`.
+
+    Of two matrices: with more axes XLA transposes an operand, together with all that made it.
+    """
+    x, d = (lax.collapse(array, 0, array.ndim - 1) for array in (x, d))
+    return lax.dot_general(x, d, (((0,), (0,)), ((), ())))
 
 
 def _flipped(k: jax.Array) -> jax.Array:

@@ -15,12 +15,12 @@ import flax.linen as nn
 import jax
 
 from nn_lib.checks import check_choice
-from nn_lib.layers.fast_convolution import convolution_p
+from nn_lib.layers.fast_convolution import convolution_p, input_gradient_p
 
 
 def _products(primitive, *args, **params) -> bool:
     """Products and convolutions, that of the fast paths included."""
-    if primitive is convolution_p:
+    if primitive in (convolution_p, input_gradient_p):  # of Conv and of ConvTranspose
         return True
     return jax.checkpoint_policies.dots_saveable(primitive, *args, **params)
 
