@@ -109,13 +109,14 @@ def test_a_work_directory_that_vanishes_ends_the_run_and_can_be_put_back(
     at_batch(monkeypatch, 12, lambda: workdir.rename(elsewhere))
     with pytest.raises(SaveFailed, match=r"cannot (write|save) .*(vanished|No such file)"):
         fit(experiment, workdir, quiet=True)
-    for attempt in range(100):
+    for _ in range(100):
         shutil.rmtree(workdir, ignore_errors=True)  # a save under way may have made it anew
         with contextlib.suppress(OSError):
             elsewhere.rename(workdir)
             break
         time.sleep(0.1)
-    assert attempt < 99
+    else:
+        pytest.fail("the work directory is made anew again and again")
     fit(experiment, workdir, quiet=True)
     assert_equal_ends(workdir, undisturbed)
 
