@@ -93,7 +93,7 @@ def start(main: str, arguments: list[str], processes: int, log: Path) -> Forked:
                 os.dup2(output, 1)
                 os.dup2(output, 2)
                 os.environ.update({"JAX_PLATFORMS": "cpu", **several})
-                status = _main(main, arguments)
+                status = run_main(main, arguments)
             finally:
                 os._exit(status)  # nothing of the parent's is to be cleaned up here
         pids.append(pid)
@@ -135,7 +135,8 @@ def _digest(workdir: Path) -> dict[str, str]:
     return {name: hashlib.sha256(content).hexdigest() for name, content in found.items()}
 
 
-def _main(main: str, arguments: list[str]) -> int:
+def run_main(main: str, arguments: list[str]) -> int:
+    """`python -m experiments.MAIN` with its arguments in this process; its exit status."""
     sys.argv = [main, *arguments]
     code = 0
     try:

@@ -7,13 +7,11 @@ fork uses it.
 
 import json
 import os
-import runpy
 import sys
 import tempfile
-import traceback
 
-import nn_lib.decoding
-import nn_lib.train  # noqa: F401
+import nn_lib.decoding  # noqa: F401
+from experiments.forks import run_main
 
 
 def run(main: str, arguments: list[str]) -> dict:
@@ -22,28 +20,13 @@ def run(main: str, arguments: list[str]) -> dict:
         if not child:
             os.dup2(out.fileno(), 1)
             os.dup2(err.fileno(), 2)
-            os._exit(_main(main, arguments))
+            os._exit(run_main(main, arguments))
         _, status = os.waitpid(child, 0)
         texts = {}
         for name, file in (("stdout", out), ("stderr", err)):
             file.seek(0)
             texts[name] = file.read().decode()
     return {"returncode": os.waitstatus_to_exitcode(status), **texts}
-
-
-def _main(main: str, arguments: list[str]) -> int:
-    sys.argv = [main, *arguments]
-    code = 0
-    try:
-        runpy.run_module(f"experiments.{main}", run_name="__main__", alter_sys=True)
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
-        traceback.print_exc()
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    return code
 
 
 if __name__ == "__main__":

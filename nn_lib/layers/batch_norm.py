@@ -1,4 +1,4 @@
-"""Batch normalisation: Flax's, with statistics in one pass over the inputs that cannot cancel."""
+"""Batch normalisation: Flax's, with statistics that read the inputs alone and cannot cancel."""
 
 import inspect
 import math

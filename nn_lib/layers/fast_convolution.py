@@ -5,7 +5,7 @@ A convolution and the gradients of its input and of its kernel are each linear i
     y = conv(x, k)    dx = input_gradient(d, k)    dk = kernel_gradient(x, d)
 
 and the derivatives of each are made of the other two. They are three primitives, so that forward
-and reverse mode of any order stay among them. Compiled for a CPU each takes the form that `FORMS`
+and reverse mode of any order stay among them. Compiled for a CPU each takes the form that `choose`
 names for its shapes; compiled for anything else it is XLA's operator.
 """
 

@@ -117,9 +117,9 @@ def _maxima_jvp(at, primals, tangents):
     return y, _transposed(lambda d: _spread(d, first, x.shape, at), y, dx)
 
 
-def _transposed(linear: Callable, argument: jax.Array, result: jax.Array) -> jax.Array:
+def _transposed(gradient: Callable, y: jax.Array, dx: jax.Array) -> jax.Array:
     """The tangent is written as the transpose of the gradient, whose form is what matters."""
-    return jax.linear_transpose(linear, argument)(result)[0]
+    return jax.linear_transpose(gradient, y)(dx)[0]
 
 
 def _largest(x: jax.Array, at: Windows) -> tuple[jax.Array, jax.Array]:
