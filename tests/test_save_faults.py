@@ -143,8 +143,8 @@ def test_on_the_command_line_it_is_one_line_and_status_74(tmp_path):
     with files_limited_to(100_000):  # the child inherits it
         full = run("train", *arguments)
     assert full.returncode == 74
-    headline, *said = full.stderr.strip().splitlines()
-    assert "resumes at step 20" in headline
+    headline, memory, *said = full.stderr.strip().splitlines()
+    assert "resumes at step 20" in headline and memory.startswith("memory of a device: ")
     assert len(said) == 1 and said[0].startswith("experiments.train: cannot save the checkpoint")
     again = run("train", *arguments)
     assert again.returncode == 0 and "resumes at step 20" in again.stderr
