@@ -2,7 +2,10 @@
 
 import json
 
+import numpy as np
+
 from nn_lib.data import DataConfig
+from nn_lib.data.batches import ExampleBatches
 from nn_lib.models import MLP, CharLM
 from nn_lib.objectives import classify, next_token
 from nn_lib.optim import OptimizerConfig
@@ -36,6 +39,17 @@ def small(**fields) -> Experiment:
 
 def lines(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def poison(monkeypatch, *steps):
+    """Makes the batches of some steps NaN."""
+    good = ExampleBatches.at
+
+    def poisoned(self, step):
+        batch = good(self, step)
+        return {**batch, "inputs": batch["inputs"] * np.float32(np.nan if step in steps else 1)}
+
+    monkeypatch.setattr(ExampleBatches, "at", poisoned)
 
 
 def final_leaves(workdir, step):

@@ -16,10 +16,10 @@ from nn_lib.optim import OptimizerConfig
 from nn_lib.train import fit, restore
 from nn_lib.train.checkpoint import Checkpoints
 from nn_lib.train.interrupt import Interrupted
-from nn_lib.train.loop import Best
 from nn_lib.train.run import Run
 from nn_lib.train.training_log import Diverged
-from tests.small_runs import final_leaves, lines, small, text_experiment
+from nn_lib.train.validation import Best
+from tests.small_runs import final_leaves, lines, poison, small, text_experiment
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -119,17 +119,6 @@ def test_a_data_set_without_validation_is_trained_and_its_last_state_tested(tmp_
 def test_the_whole_training_split_can_be_one_batch(tmp_path):
     fit(small(batch_size=0, num_steps=2, eval_every=0), tmp_path, quiet=True)
     assert [r["step"] for r in lines(tmp_path) if r["split"] == "train"] == [2]
-
-
-def poison(monkeypatch, *steps):
-    """Makes the batches of some steps NaN."""
-    good = ExampleBatches.at
-
-    def poisoned(self, step):
-        batch = good(self, step)
-        return {**batch, "inputs": batch["inputs"] * np.float32(np.nan if step in steps else 1)}
-
-    monkeypatch.setattr(ExampleBatches, "at", poisoned)
 
 
 @pytest.mark.parametrize("log_every", [1, 20])

@@ -260,7 +260,7 @@ def _reason(error: Exception) -> str:
         return error.strerror
     known = [os.strerror(n) for n in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS)]
     known += [os.strerror(n) for n in (errno.ENOENT, errno.EACCES, errno.EIO, errno.ESTALE)]
-    said = str(error)
+    said = str(error).replace("NOT_FOUND", os.strerror(errno.ENOENT))  # as tensorstore says it
     return next((text for text in known if text in said), _first_line(error))
 
 

@@ -37,6 +37,8 @@ class Experiment:
       ema_decay: of an exponential moving average of the parameters, which is then evaluated; 0
         keeps none.
       seed: of the initialisation, the order of the data and all noise.
+      eval_overlap: evaluations between steps go on beside training, one batch after each step, of a
+        copy of the state; the memory for that copy is the price. The results are the same.
       eval_batch_size: examples (or text streams) in an evaluation batch; changes no result but
         that more text streams begin without context.
       select_by: the validation metric that names the best checkpoint.
@@ -66,6 +68,7 @@ class Experiment:
     accumulation: int = 1
     ema_decay: float = 0.0
     seed: int = 0
+    eval_overlap: bool = True
     eval_batch_size: int = 250
     select_by: str = "loss"
     select_mode: str = "min"
@@ -82,6 +85,7 @@ class Experiment:
 # Fields that a run may be continued with changed: they do not decide what a step computes.
 FREE = (
     "eval_every",
+    "eval_overlap",
     "checkpoint_every",
     "log_every",
     "keep_checkpoints",

@@ -1,6 +1,6 @@
-"""Evaluation of a whole split, each example counted once."""
+"""Evaluation of a whole split, each example counted once; at once, or batch by batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 import jax
 
@@ -10,7 +10,8 @@ from nn_lib.data.batches import evaluation_batches
 from nn_lib.train.sharding import Layout
 from nn_lib.train.transcription import Comparison
 
-AHEAD = 8  # batches that are begun before the first of them is waited for
+AHEAD = 8  # steps of training, begun meanwhile, after which a batch is done
+IN_FLIGHT = 2  # batches on several devices: of a CPU they lock up with dozens of programs begun
 
 
 def evaluate(
@@ -29,6 +30,29 @@ def evaluate(
     `(variables, inputs, mask) -> Decoded`, what it writes is measured too; every process then reads
     all of every batch.
     """
+    going = evaluating(eval_step, variables, model, data, split, batch_size, layout, transcribe)
+    while True:
+        try:
+            next(going)
+        except StopIteration as end:
+            return end.value
+
+
+def evaluating(
+    eval_step: Callable,
+    variables,
+    model,
+    data: DataSet,
+    split: str,
+    batch_size: int,
+    layout: Layout,
+    transcribe: Callable | None = None,
+) -> Generator[None, None, dict[str, tuple]]:
+    """As `evaluate`, which it returns at last; after every batch that is begun it yields.
+
+    `AHEAD` more times at the end, so that the last ones are done when they are waited for. What it
+    yields for is the same on every process, as are the programs that it runs.
+    """
     measured, carry = [], None
     comparison = None
     if transcribe and data.vocabulary and data.target_vocabulary:
@@ -41,9 +65,12 @@ def evaluate(
             carry = layout.carry(model, len(batch["inputs"]))
         pairs, carry = eval_step(variables, batch, carry)
         measured.append(pairs)
-        if not layout.one_device:  # several CPU devices lock up with dozens of programs in flight
-            jax.block_until_ready(measured[-min(AHEAD, len(measured))])
+        if not layout.one_device:
+            jax.block_until_ready(measured[-min(IN_FLIGHT, len(measured))])
         if transcribe and comparison:
             comparison.add(read, transcribe(variables, batch["inputs"], batch["input_mask"]))
+        yield
+    for _ in range(AHEAD):
+        yield
     found = metrics.add(jax.device_get(measured))
     return found | comparison.metrics() if comparison else found

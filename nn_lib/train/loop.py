@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-import math
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,8 @@ from nn_lib.train.config import Experiment
 from nn_lib.train.interrupt import Interrupted, stop_on_signals
 from nn_lib.train.run import Run
 from nn_lib.train.state import STEP_METRICS, TrainState
-from nn_lib.train.training_log import TrainingLog, stop_if_diverged
+from nn_lib.train.training_log import Diverged, TrainingLog, stop_if_diverged
+from nn_lib.train.validation import Best, Validations
 from nn_lib.train.watchdog import STEP_LIMIT, Watchdog
 from nn_lib.train.writer import NoWriter, Progress, Writer
 
@@ -76,19 +76,6 @@ def _claim(run: Run, path: Path):
     return files.claim(path, run.experiment, files.DataFacts.of(run.data))
 
 
-@dataclasses.dataclass
-class Best:
-    """The best validation metric so far, over finite values only, and its step."""
-
-    step: int | None = None
-    value: float | None = None
-
-    def improved_by(self, value: float, mode: str) -> bool:
-        if not math.isfinite(value):
-            return False
-        return self.value is None or (value > self.value if mode == "max" else value < self.value)
-
-
 def _train(
     run: Run,
     path: Path,
@@ -119,34 +106,50 @@ def _train(
         lambda batch: run.program(state, batch),
     )
     batches = map(run.layout.put, prefetch(run.batches, start, experiment.num_steps))
+    validations = Validations(run, best, writer, lines)
     validate = "validation" in run.data.readers
+    overlap = experiment.eval_overlap and experiment.optimizer.schedule != "plateau"
+
+    def save(step: int, state: TrainState) -> None:
+        stop_if_diverged(run, int(state.bad_steps), step)
+        with lines.pause("checkpoint", step):
+            checkpoints.best_step = validations.best.step
+            checkpoints.save(step, state, _note(run, validations.best))
+
+    def conclude_validation() -> None:
+        """Does what waited for the one beside training, if there is one."""
+        judged = validations.conclude()
+        if judged and (judged.is_best or _due(judged.step, experiment.checkpoint_every)):
+            save(judged.step, judged.state)
+
     try:
         for step, batch in tracer.traced(lines.batches(batches)):
             if step == start + 1:
-                memory.check(run.train_step, state, batch, progress.say)
+                copy_fits = memory.check(run.train_step, state, batch, progress.say)
+                overlap = overlap and processes.on_every(copy_fits)
             state, report = run.train_step(state, batch)
             lines.dispatched(report)
             tracer.latest = report
             progress.advance()
+            if validations.advance():
+                conclude_validation()
             lines.write()  # the line of an earlier step, while this one runs
             last = step == experiment.num_steps
             if last or step % experiment.log_every == 0:
                 lines.hold(step, report)
                 checkpoints.check()
 
-            new_best = False
+            save_now = last or _due(step, experiment.checkpoint_every)
             if validate and (last or _due(step, experiment.eval_every)):
-                lines.write()
-                with lines.pause("evaluate", step):
-                    values = metrics.means(run.measure(state, "validation"))
-                writer.metrics(step, "validation", values)
-                value = values[experiment.select_by]
-                new_best = best.improved_by(value, experiment.select_mode)
-                if new_best:
-                    best = Best(step, value)
-                    checkpoints.best_step = step
-                if _due(step, experiment.eval_every):  # not at the end of a run cut short
-                    state = _after_validation(run, state, value)
+                conclude_validation()  # of an earlier step, which has more batches than steps since
+                if overlap and not last:
+                    validations.begin(step, state)
+                    save_now = False  # but with what is found
+                else:
+                    judged = validations.at_once(step, state)
+                    save_now = save_now or judged.is_best
+                    if _due(step, experiment.eval_every):  # not at the end of a run cut short
+                        state = _after_validation(run, state, judged.value)
 
             if _due(step, experiment.sample_every):
                 lines.write()
@@ -156,19 +159,21 @@ def _train(
                 progress.say(f"----\n{text}\n----")
 
             asked = stop.after(step)
-            if last or asked or new_best or _due(step, experiment.checkpoint_every):
+            if asked or save_now:
+                conclude_validation()
                 lines.write()
-                stop_if_diverged(run, int(state.bad_steps), step)
-                with lines.pause("checkpoint", step):
-                    checkpoints.save(step, state, _note(run, best))
+                save(step, state)
             if asked:
                 break
         with lines.pause("checkpoint", int(state.step)):
             checkpoints.wait()
+    except Diverged:
+        conclude_validation()  # so that the lines that wait for it are written
+        raise
     finally:
         progress.close()
         writer.close()
-    return state, best
+    return state, validations.best
 
 
 def _after_validation(run: Run, state: TrainState, value: float) -> TrainState:

@@ -60,20 +60,24 @@ def analyse(train_step: Any, state: Any, batch: Any) -> Memory | None:
     )
 
 
-def check(train_step: Any, state: Any, batch: Any, say: Callable[[str], None]) -> None:
+def check(train_step: Any, state: Any, batch: Any, say: Callable[[str], None]) -> bool:
     """Says what a step will need.
+
+    Returns:
+      Whether a second state fits beside it.
 
     Raises:
       UserError: the device has less, with the settings that would help.
     """
     memory = analyse(train_step, state, batch)
     if memory is None:
-        return
+        return True
     if memory.available and memory.total > memory.available:
         raise UserError(f"a step does not fit: {memory}. What helps: {REMEDIES}")
     say(str(memory))
     if memory.available and memory.total > NEARLY_FULL * memory.available:
         say(f"the device is nearly full. What helps: {REMEDIES}")
+    return not memory.available or memory.total + _on_one_device(state) <= memory.available
 
 
 def available() -> int | None:

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import flax.errors
@@ -17,7 +17,7 @@ from nn_lib.data.batches import training_batches
 from nn_lib.decoding import stream
 from nn_lib.optim import build_optimizer
 from nn_lib.train.config import Experiment, check, resolve
-from nn_lib.train.evaluation import evaluate
+from nn_lib.train.evaluation import evaluate, evaluating
 from nn_lib.train.sharding import Layout
 from nn_lib.train.state import TrainState, create_state
 from nn_lib.train.step import make_eval_step, make_train_step
@@ -171,18 +171,23 @@ class Run:
 
     def measure(self, state: TrainState, split: str) -> dict[str, tuple]:
         """{name: (sum, count)} over a split."""
-        size = self.experiment.eval_batch_size
-        model = self.experiment.model
-        return evaluate(
-            self.eval_step,
-            state.evaluated,
-            model,
-            self.data,
-            split,
-            size,
-            self.layout,
-            self.transcribe,
-        )
+        return evaluate(**self._evaluation(state, split))
+
+    def measuring(self, state: TrainState, split: str) -> Generator[None, None, dict[str, tuple]]:
+        """As `measure`, batch by batch."""
+        return evaluating(**self._evaluation(state, split))
+
+    def _evaluation(self, state: TrainState, split: str) -> dict[str, Any]:
+        return {
+            "eval_step": self.eval_step,
+            "variables": state.evaluated,
+            "model": self.experiment.model,
+            "data": self.data,
+            "split": split,
+            "batch_size": self.experiment.eval_batch_size,
+            "layout": self.layout,
+            "transcribe": self.transcribe,
+        }
 
 
 def _check_transcription_runs(how: Transcription, variables, batch: dict, model) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -206,6 +207,11 @@ class Layout:
     def replicate(self, tree: Any) -> Any:
         """The same arrays on every device."""
         return tree if self.one_device else jax.device_put(tree, self.replicated)
+
+    def copy(self, tree: Any) -> Any:
+        """The same values in memory of their own, laid out alike."""
+        where = None if self.one_device else jax.tree.map(lambda x: x.sharding, tree)
+        return jax.jit(lambda x: jax.tree.map(jnp.copy, x), out_shardings=where)(tree)
 
     def fetch(self, tree: Any) -> Any:
         """Global arrays as arrays of the host; every process must call it."""

@@ -26,7 +26,8 @@ class TrainingLog:
     """Writes the lines of training metrics one step late, so that no step waits for the disk.
 
     A line of timings says where the time since the one before it went, in seconds:
-      `step_time`: of a step, on average, without evaluations and the like.
+      `step_time`: of a step, on average, with what an evaluation beside it took, without what
+        training stood still for.
       `data_wait`: the part of it in which the device had nothing to do before the batch came.
       `checkpoint_wait`: beside it, in all: training stood still for checkpoints. They are written
         while it goes on; what is waited for is a copy of the state, and the checkpoint before.
@@ -105,6 +106,13 @@ class TrainingLog:
                 "batches; reading and preparing the data is what limits the speed"
             )
         stop_if_diverged(self._run, int(report["bad_steps"]), step)
+
+    @contextlib.contextmanager
+    def beside(self, event: str, step: int) -> Iterator[None]:
+        """While something is done that steps on the device go on beside."""
+        self._watchdog.begin(event, step)
+        yield
+        self._watchdog.begin("computing", self._next)
 
     @contextlib.contextmanager
     def pause(self, event: str, step: int) -> Iterator[None]:

@@ -28,15 +28,29 @@ class Writer:
         files.drop_lines_after(self._samples, start)
         files.drop_lines_after(self._timings, math.inf)  # but half a line
         self._events = _Events(workdir, start)
+        self._later: list[tuple[int, str, dict[str, float]]] | None = None
 
     def metrics(self, step: int, split: str, values: dict[str, float]) -> None:
         """One line: `{"step": ..., "split": ..., name: value, ...}`; a NaN is written as null."""
+        if self._later is not None:
+            self._later.append((step, split, values))
+            return
         clean = {k: v if math.isfinite(v) else None for k, v in sorted(values.items())}
         _append(self._metrics, {"step": step, "split": split, **clean})
         for name, value in clean.items():
             if value is not None:
                 self._events.scalar(f"{split}/{name}", value, step)
         self._events.flush()
+
+    def leave_out(self) -> None:
+        """Lines of metrics wait from now on for one that comes later and stands before them."""
+        self._later = []
+
+    def fill_in(self, step: int, split: str, values: dict[str, float]) -> None:
+        """The line that was left out, and those that wait."""
+        waiting, self._later = self._later or [], None
+        for line in ((step, split, values), *waiting):
+            self.metrics(*line)
 
     def timing(self, step: int, event: str, **values: float) -> None:
         """One line of how long something took; `values` in seconds or per second."""
@@ -58,6 +72,12 @@ class NoWriter(Writer):
         pass
 
     def metrics(self, step, split, values) -> None:
+        pass
+
+    def leave_out(self) -> None:
+        pass
+
+    def fill_in(self, step, split, values) -> None:
         pass
 
     def timing(self, step, event, **values) -> None:
