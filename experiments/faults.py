@@ -1,32 +1,35 @@
 """A fault campaign: runs are killed, damaged and starved of disk, restarted, and compared.
 
-python -m experiments.faults [--count=200] [--seed=0] [--kinds='kill,bit flip']
+python -m experiments.faults [--count=200] [--seed=0] [--kinds='kill,bit flip'] [--jobs=2]
+python -m experiments.faults --again='bit flip,1,3735928559'
 
 Every fault has a run of its own, of some seconds on one CPU core: it is started, disturbed at a
 random moment, and started again with the same command. That must end with the bits of a run that
 was never disturbed (final checkpoint with its note, metrics.jsonl, summary.json), or stop with a
 documented error: one line and its exit status. Processes are forks of this one, which has done the
-imports, so that a fault costs seconds. With `--page` the table there is replaced.
+imports, so that a fault costs seconds. With `--page` the table there is replaced. `--again` repeats
+one fault by what its line said: the moments drawn are the same, the run's speed is not.
 """
 
 import argparse
 import collections
+import concurrent.futures
 import dataclasses
 import json
-import os
+import multiprocessing
 import platform
 import random
 import re
-import resource
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from experiments.forks import PATIENCE, Forked, digest, start
+from experiments.fault_kinds import ANY, DOCUMENTED, KINDS, WITH_TWO
+from experiments.forks import Forked, digest, start
 from nn_lib.checks import UserError, check_choice
 
 RUN = (
@@ -34,6 +37,7 @@ RUN = (
     "--config.model.features=(4, 8, 8)",
     *("--config.num_steps=120", "--config.optimizer.decay_steps=120"),
     *("--config.checkpoint_every=8", "--config.eval_every=20", "--config.log_every=5"),
+    "--config.eval_batch_size=25",  # validations of several batches, which steps go on beside
 )
 STOPPED, LOST, WRONG, SAME = (
     "stopped with a documented error",
@@ -42,7 +46,6 @@ STOPPED, LOST, WRONG, SAME = (
     "identical",
 )
 OUTCOMES = (SAME, STOPPED, LOST, WRONG)
-DOCUMENTED = (2, 74)
 BEGIN, END = "<!-- campaign -->", "<!-- /campaign -->"
 
 
@@ -76,104 +79,23 @@ class Campaign:
         return start("train", arguments, processes, log=workdir.with_suffix(".log"))
 
 
-def sleep_or_end(run: Forked, seconds: float) -> bool:
-    """Whether the run still goes on after that time."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and run.alive():
-        time.sleep(0.002)
-    return run.alive()
-
-
-def kill(run: Forked, workdir: Path, duration: float, rng: random.Random) -> bool:
-    """SIGKILL to one of the processes at any moment."""
-    return sleep_or_end(run, rng.uniform(0.1, 1) * duration) and run.signal(signal.SIGKILL, rng)
-
-
-def kill_in_a_save(run: Forked, workdir: Path, duration: float, rng: random.Random) -> bool:
-    """SIGKILL while a checkpoint is written, or a moment later."""
-    saves = rng.randint(1, 12)
-    seen: set[str] = set()
-    end = time.monotonic() + PATIENCE
-    while run.alive() and time.monotonic() < end:
-        seen |= {p.name for p in (workdir / "checkpoints").glob("*.orbax-checkpoint-tmp")}
-        if len(seen) >= saves:
-            time.sleep(rng.choice([0, 0, rng.uniform(0, 0.02)]))
-            return run.signal(signal.SIGKILL, rng)
-        time.sleep(0.0005)
-    return False
-
-
-def terminate(run: Forked, workdir: Path, duration: float, rng: random.Random) -> bool:
-    """SIGTERM to one of the processes at any moment."""
-    return sleep_or_end(run, rng.uniform(0.1, 1) * duration) and run.signal(signal.SIGTERM, rng)
-
-
-def no_space(run: Forked, workdir: Path, duration: float, rng: random.Random) -> bool:
-    """From some moment on no file may grow beyond some size, in which its last words find room."""
-    if not sleep_or_end(run, rng.uniform(0.1, 1) * duration):
-        return False
-    limit = int(10 ** rng.uniform(3.5, 4.7))
-    for pid in run.pids:
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-    return True
-
-
-def flip(run: Forked, workdir: Path, duration: float, rng: random.Random) -> bool:
-    """A killed run, and then a flipped bit in one file of its checkpoints."""
-    file = _some_file(run, workdir, duration, rng)
-    if file is None:
-        return False
-    content = bytearray(file.read_bytes())
-    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
-    file.write_bytes(content)
-    return True
-
-
-def truncate(run: Forked, workdir: Path, duration: float, rng: random.Random) -> bool:
-    """A killed run, and then one file of its checkpoints cut short."""
-    file = _some_file(run, workdir, duration, rng)
-    if file is None:
-        return False
-    os.truncate(file, rng.randrange(file.stat().st_size))
-    return True
-
-
-KINDS = {
-    "kill": kill,
-    "kill in a save": kill_in_a_save,
-    "SIGTERM": terminate,
-    "no space": no_space,
-    "bit flip": flip,
-    "truncation": truncate,
-}
-WITH_TWO = ("kill", "SIGTERM")  # also with two processes
-
-
-def _some_file(run: Forked, workdir: Path, duration: float, rng: random.Random) -> Path | None:
-    """A file, not empty, of a whole checkpoint of the run, killed before."""
-    if not kill(run, workdir, duration * 1.1, rng):
-        return None
-    run.wait()
-    steps = [p for p in (workdir / "checkpoints").glob("*") if p.name.isdecimal()]
-    files = [f for p in steps for f in sorted(p.rglob("*")) if f.is_file() and f.stat().st_size]
-    return rng.choice(sorted(files)) if files else None
-
-
 def inject(campaign: Campaign, kind: str, processes: int, seed: int) -> dict | None:
-    """One fault and what came of it; None where the run ended before it could be disturbed."""
+    """One fault and what came of it; None where the run ended well before it was disturbed."""
     rng = random.Random(f"{kind} {processes} {seed}")
     expected, duration = campaign.undisturbed(processes)
     workdir = campaign.folder / "run"
     shutil.rmtree(workdir, ignore_errors=True)
     found = {"kind": kind, "processes": processes, "seed": seed}
     run = campaign.start(workdir, processes)
-    if not KINDS[kind](run, workdir, duration, rng):
-        run.kill()
-        return None
+    allowed = KINDS[kind](run, workdir, duration, rng)
     first, said = run.wait(), run.said()
-    asked = {"SIGTERM": (0, 143, -15), "no space": (0, *DOCUMENTED)}.get(kind)
-    if first is None or (asked and first not in asked) or (asked and "Traceback" in said):
-        return {**found, "outcome": LOST, "why": f"disturbed: status {first}: {said[-2000:]}"}
+    if allowed is None and first == 0 and digest(workdir) == expected:
+        return None
+    if first is None or allowed is None or first not in allowed:
+        disturbed = "disturbed" if allowed else "by itself"
+        return {**found, "outcome": LOST, "why": f"{disturbed}: status {first}: {said[-2000:]}"}
+    if allowed is not ANY and "Traceback" in said:
+        return {**found, "outcome": LOST, "why": f"a traceback: {said[-2000:]}"}
     run = campaign.start(workdir, processes)
     status, said = run.wait(), run.said()
     why = said.strip().splitlines()[-1][:300] if said.strip() else ""
@@ -190,7 +112,7 @@ def inject(campaign: Campaign, kind: str, processes: int, seed: int) -> dict | N
             if told
             else f"differs in {', '.join(differing)}",
         }
-    documented = status in DOCUMENTED and "Traceback" not in said
+    documented = re.search(DOCUMENTED.get(status or 0, "(?!)"), said) and "Traceback" not in said
     return {
         **found,
         "outcome": STOPPED if documented else LOST,
@@ -198,7 +120,9 @@ def inject(campaign: Campaign, kind: str, processes: int, seed: int) -> dict | N
     }
 
 
-def plan(count: int, kinds: list[str], share_of_two: float, rng: random.Random):
+def plan(
+    count: int, kinds: list[str], share_of_two: float, rng: random.Random
+) -> Iterator[tuple[str, int]]:
     """(kind, processes) of every fault: each kind as often, some with two processes."""
     for index in range(count):
         kind = kinds[index % len(kinds)]
@@ -220,28 +144,70 @@ def table(results: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def campaign(count: int, seed: int, kinds: list[str], share_of_two: float) -> list[dict]:
-    """Injects the faults one after the other, and prints each."""
+def campaign(count: int, seed: int, kinds: list[str], share_of_two: float, jobs: int) -> list[dict]:
+    """Injects the faults, `jobs` at a time, and prints each."""
     results: list[dict] = []
-    rng = random.Random(seed)
-    with tempfile.TemporaryDirectory() as folder:
-        place = Campaign(Path(folder))
-        for kind, processes in plan(count, kinds, share_of_two, rng):
-            found = None
-            while found is None:  # the run was over before its fault came
-                number = rng.randrange(2**32)
-                found = inject(place, kind, processes, number)
-            results.append(found)
-            print(
-                f"{len(results)} of {count}: {kind}, {processes} process(es), seed {number}: "
-                f"{found['outcome']} {found.get('why', '')[:200]}",
-                flush=True,
-            )
-            if found["outcome"] in (LOST, WRONG):
-                kept = Path(tempfile.mkdtemp(prefix="fault_")) / "run"
-                shutil.copytree(place.folder / "run", kept)
-                print(f"{found['why']}\nits work directory is kept in {kept}", flush=True)
+    planned = plan(count, kinds, share_of_two, random.Random(seed))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        concurrent.futures.ProcessPoolExecutor(
+            jobs, multiprocessing.get_context("fork"), _begin, (Path(folder),)
+        ) as pool,
+    ):
+        begun = [
+            pool.submit(_one, kind, processes, f"{seed} {index}")
+            for index, (kind, processes) in enumerate(planned)
+        ]
+        for done in concurrent.futures.as_completed(begun):
+            results.append(done.result())
+            print(f"{len(results)} of {count}: {told(results[-1])}", flush=True)
     return results
+
+
+_campaign: Campaign | None = None  # of this worker
+
+
+def _begin(folder: Path) -> None:
+    global _campaign
+    _campaign = Campaign(Path(tempfile.mkdtemp(dir=folder)))
+
+
+def _one(kind: str, processes: int, seed: str) -> dict:
+    """The first fault of a sequence of random ones that comes before its run is over."""
+    assert _campaign is not None
+    rng = random.Random(seed)
+    found = None
+    while found is None:
+        found = inject(_campaign, kind, processes, rng.randrange(2**32))
+    if found["outcome"] in (LOST, WRONG):
+        kept = Path(tempfile.mkdtemp(prefix="fault_")) / "run"
+        shutil.copytree(_campaign.folder / "run", kept)
+        found["why"] += f"\nits work directory is kept in {kept}"
+    return found
+
+
+def told(found: dict) -> str:
+    """A fault in a line, and more where it was lost."""
+    why = found.get("why", "")
+    if found["outcome"] not in (LOST, WRONG):
+        why = why[:200]
+    several = "1 process" if found["processes"] == 1 else f"{found['processes']} processes"
+    return f"{found['kind']}, {several}, seed {found['seed']}: {found['outcome']} {why}"
+
+
+def again(text: str) -> list[dict]:
+    """Repeats one fault: 'KIND,PROCESSES,SEED'."""
+    found = re.fullmatch(r"(.+),([12]),(\d+)", text)
+    if not found:
+        raise UserError(
+            f"--again expects KIND,PROCESSES,SEED, got {text!r}; for example 'kill,2,7'"
+        )
+    kind, processes, seed = found.groups()
+    check_choice("--again", kind, KINDS)
+    with tempfile.TemporaryDirectory() as folder:
+        result = inject(Campaign(Path(folder)), kind, int(processes), int(seed))
+    print(told(result) if result else "this time the run was over before the fault came")
+    return [result] if result else []
 
 
 def main() -> int:
@@ -250,19 +216,24 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the campaign")
     parser.add_argument("--kinds", default=",".join(KINDS), help="which, separated by commas")
     parser.add_argument("--two", type=float, default=0.5, help="share with two processes")
+    parser.add_argument("--jobs", type=int, default=2, help="faults at a time")
     parser.add_argument("--page", default="", help="the page whose table is replaced")
+    parser.add_argument("--again", default="", help="one fault: KIND,PROCESSES,SEED")
     options = parser.parse_args()
     kinds = options.kinds.split(",")
     try:
         for kind in kinds:
             check_choice("--kinds", kind, KINDS)
         began = time.monotonic()
-        results = campaign(options.count, options.seed, kinds, options.two)
+        if options.again:
+            results = again(options.again)
+        else:
+            results = campaign(options.count, options.seed, kinds, options.two, options.jobs)
     except UserError as mistake:
         print(f"experiments.faults: {mistake}", file=sys.stderr)
         return 2
     print(table(results))
-    if options.page:
+    if options.page and not options.again:
         _write(Path(options.page), results, options, (time.monotonic() - began) / 60)
     return int(any(result["outcome"] in (LOST, WRONG) for result in results))
 

@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
+import types
 
 import pytest
 
 from tests.processes import ROOT, environment
 
-# `experiments.faults` does the imports that its forks need: kept out of this process.
+# `experiments.faults` does the imports that its forks need: a campaign runs in another process.
 
 
 def campaign(*options, timeout=570):
@@ -45,3 +46,59 @@ def test_an_unknown_kind_of_fault_is_named():
     done = campaign("--kinds=kil")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "--kinds 'kil' is unknown; did you mean kill" in done.stderr
+
+
+def test_a_fault_to_be_repeated_is_named_by_three_things():
+    done = campaign("--again=kill 7")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "--again expects KIND,PROCESSES,SEED, got 'kill 7'" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_fault_is_repeated_by_its_seed():
+    done = campaign("--again=kill in a save,1,7")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("kill in a save, 1 process, seed 7: identical")
+
+
+KILLED, ENDED = (-9, ""), (0, "")
+NONE_INTACT = "experiments.train: none of the checkpoints in 'w' is intact (steps 8, 16)"
+
+
+@pytest.mark.parametrize(
+    "allowed, runs, same, outcome",
+    [
+        ("any", [KILLED, ENDED], True, "identical"),
+        ("any", [KILLED, ENDED], False, "silently wrong"),
+        ("any", [KILLED, (1, "Traceback")], True, "lost"),
+        ("any", [KILLED, (2, NONE_INTACT)], False, "stopped with a documented error"),
+        ("any", [KILLED, (2, NONE_INTACT + "\nTraceback")], False, "lost"),
+        ("any", [KILLED, (2, "unknown flag --worrkdir")], False, "lost"),
+        ("any", [KILLED, (None, "")], False, "lost"),  # the second start hangs
+        ("any", [(None, "")], False, "lost"),
+        ((0, 143), [(143, ""), ENDED], True, "identical"),
+        ((0, 143), [(-15, ""), ENDED], True, "lost"),  # SIGTERM was not handled
+        ((0, 143), [(143, "Traceback"), ENDED], True, "lost"),
+        (None, [ENDED], True, None),  # over before its fault: another is tried
+        (None, [(1, "")], True, "lost"),  # it failed by itself
+        (None, [ENDED], False, "lost"),
+    ],
+)
+def test_what_became_of_a_run_is_judged_by_how_it_ended(
+    tmp_path, monkeypatch, allowed, runs, same, outcome
+):
+    from experiments import fault_kinds, faults
+
+    ends = iter(runs)
+
+    def start(campaign, workdir, processes):
+        status, said = next(ends)
+        return types.SimpleNamespace(wait=lambda: status, said=lambda: said)
+
+    allowed = fault_kinds.ANY if allowed == "any" else allowed
+    monkeypatch.setattr(faults.Campaign, "start", start)
+    monkeypatch.setattr(faults, "digest", lambda workdir: {"leaf a": "1" if same else "2"})
+    monkeypatch.setitem(faults.KINDS, "kill", lambda *_: allowed)
+    campaign = faults.Campaign(tmp_path, {1: ({"leaf a": "1"}, 1.0)})
+    found = faults.inject(campaign, "kill", 1, 7)
+    assert (found and found["outcome"]) == outcome
