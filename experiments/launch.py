@@ -5,7 +5,8 @@ python -m experiments.launch -n 4 [--devices-per-process=2] -- COMMAND [ARGUMENT
 Every process computes on the CPU and finds in its environment what `jax.distributed.initialize`
 asks for, as JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID; `experiments.train`
 takes them from there, so that its command needs no further flag. A line of output begins with the
-process's number. The first process to fail ends all, and its status is the launcher's.
+process's number. The first process to fail ends all, and its status is the launcher's. None
+outlives the launcher, however that ends.
 """
 
 import argparse
@@ -19,21 +20,30 @@ import time
 
 AFTER_A_FAILURE = 3  # seconds that the others are given: without their peer they cannot go on
 
+# A process that reads the numbers of the others until its input ends, which it does when the
+# launcher is gone: after a SIGKILL nobody else is left to end them, and what they started.
+GUARD = "trap '' HUP INT TERM; while read -r n; do all=\"$all -$n\"; done; kill -s KILL -- $all"
+
 
 def launch(command: list[str], count: int, devices: int = 0, grace: float = 60) -> int:
     """Runs `count` processes of a command to their end; returns the first status that is not 0.
 
     Args:
       devices: that each process sees; 0 leaves it as it is.
-      grace: seconds to save and end after Ctrl-C or SIGTERM, which every process gets once; a
-        second one kills.
+      grace: seconds to save and end after Ctrl-C, SIGTERM or the end of the terminal, of which
+        every process hears once; a second one kills.
     """
     asked: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: asked.append(number))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        nohup = number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
+        if not nohup:
+            signal.signal(number, lambda number, frame: asked.append(number))
     address = f"127.0.0.1:{free_port()}"
     processes, readers = [], []
     first, deadline, told = 0, float("inf"), 0
+    guard = _guard()
+    assert guard.stdin is not None
+    tell = guard.stdin.fileno()
     try:
         for index in range(count):
             process = subprocess.Popen(
@@ -43,8 +53,10 @@ def launch(command: list[str], count: int, devices: int = 0, grace: float = 60) 
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C reaches them through us alone, once
+                preexec_fn=lambda: os.write(tell, b"%d\n" % os.getpid()),  # threads begin later
             )
             processes.append(process)
+        for index, process in enumerate(processes):
             readers.append(threading.Thread(target=_prefix, args=(process, index), daemon=True))
             readers[-1].start()
         while None in (states := [p.poll() for p in processes]) and time.monotonic() < deadline:
@@ -52,19 +64,31 @@ def launch(command: list[str], count: int, devices: int = 0, grace: float = 60) 
                 told = len(asked)
                 first = first or 128 + asked[-1]
                 deadline = time.monotonic() + (grace if told == 1 else 0)
-                _signal(processes, asked[-1])
+                interrupt = asked[-1] == signal.SIGINT
+                _signal(processes, signal.SIGINT if interrupt else signal.SIGTERM)
             if any(states) and not first:
                 first = _failure(processes)
                 deadline = time.monotonic() + AFTER_A_FAILURE
                 _signal(processes, signal.SIGTERM)
             time.sleep(0.02)
     finally:
-        _signal(processes, signal.SIGKILL)  # and what they started
-        for process in processes:
+        _signal([*processes, guard], signal.SIGKILL)  # and what they started
+        for process in (*processes, guard):
             process.wait()
         for reader in readers:
             reader.join(timeout=1)
     return first or _failure(processes)
+
+
+def _guard() -> subprocess.Popen:
+    nothing = subprocess.DEVNULL
+    return subprocess.Popen(
+        ["sh", "-c", GUARD],
+        stdin=subprocess.PIPE,
+        stdout=nothing,
+        stderr=nothing,
+        start_new_session=True,
+    )
 
 
 def _failure(processes: list[subprocess.Popen]) -> int:
@@ -94,11 +118,14 @@ def free_port() -> int:
 
 
 def _prefix(process: subprocess.Popen, index: int) -> None:
-    """Hands on what a process writes, line by line."""
+    """Hands on what a process writes, line by line; where nobody reads it, it need not wait."""
     assert process.stdout is not None
     for line in process.stdout:
-        sys.stdout.buffer.write(b"[%d] " % index + line.rstrip(b"\n") + b"\n")
-        sys.stdout.buffer.flush()
+        try:
+            sys.stdout.buffer.write(b"[%d] " % index + line.rstrip(b"\n") + b"\n")
+            sys.stdout.buffer.flush()
+        except OSError:  # the terminal or the reader of our output is gone
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _signal(processes: list[subprocess.Popen], number: int) -> None:

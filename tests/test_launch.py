@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from tests.processes import ROOT, run, start
 
 
@@ -59,6 +61,61 @@ def test_ctrl_c_reaches_every_process_once_and_what_they_started_ends():
     assert sorted(out.splitlines()) == ["[0] saved", "[1] saved"]
     for child in children:
         assert not alive(child)
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGTERM", "SIGINT", "SIGKILL"])
+def test_no_process_outlives_the_launcher(name):
+    text = (
+        "import signal, subprocess, time\n"
+        "for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):\n"
+        "    signal.signal(number, signal.SIG_IGN)\n"
+        "child = subprocess.Popen(['sleep', '300'])\n"
+        "print('ready', child.pid)\n"
+        "time.sleep(300)"
+    )
+    # Each is a shell with Python below it, which has a sleep below it.
+    shell = ("-n", 2, "--grace=0.5", "--", "sh", "-c", 'echo ready $$; "$@"; :', "sh")
+    process = start("launch", *shell, sys.executable, "-c", text)
+    started = [int(process.stdout.readline().split()[2]) for _ in range(4)]
+    process.send_signal(getattr(signal, name))
+    _, errors = process.communicate(timeout=20)  # the pipe ends with the last that holds it
+    number = signal.Signals[name]
+    assert process.returncode == (-number if name == "SIGKILL" else 128 + number), errors
+    end = time.monotonic() + 3
+    while any(map(alive, started)) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not any(map(alive, started))
+
+
+def test_the_end_of_the_terminal_lets_processes_save_and_nohup_ignores_it():
+    text = (
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (print('saved'), sys.exit(143)))\n"
+        "print('ready')\n"
+        "time.sleep(float(sys.argv[1]))"
+    )
+    ends = start("launch", *script(text, "-n", 1), "300")
+    ends.stdout.readline()
+    ends.send_signal(signal.SIGHUP)
+    assert ends.communicate(timeout=20)[0] == "[0] saved\n"
+    assert ends.returncode == 128 + signal.SIGHUP
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        stays = start("launch", *script(text, "-n", 1), "0.3")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    stays.stdout.readline()
+    stays.send_signal(signal.SIGHUP)
+    assert stays.communicate(timeout=20) == ("", "") and stays.returncode == 0
+
+
+def test_processes_go_on_when_nobody_reads_what_they_say(tmp_path):
+    text = f"for n in range(100_000): print('a line', n)\nopen({str(tmp_path / 'end')!r}, 'w')"
+    process = start("launch", *script(text, "-n", 1))
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=20) == 0
+    assert process.stderr.read() == "" and (tmp_path / "end").exists()
 
 
 def alive(process: int) -> bool:
