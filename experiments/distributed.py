@@ -74,6 +74,7 @@ def join() -> None:
         alarm.cancel()
     if jax.process_index():
         logging.getLogger("nn_lib").setLevel(logging.ERROR)  # the first process says it
+        logging.getLogger("nn_lib.data").setLevel(logging.WARNING)  # but what each reads itself
 
 
 def _address() -> dict[str, Any]:

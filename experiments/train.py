@@ -22,7 +22,7 @@ PROFILE = flags.DEFINE_string(
     "profile",
     "",
     "START:STOP: traces these steps (STOP excluded) into the work directory and prints the ten "
-    "costliest operations.",
+    "costliest operations; a run that continues past START does not.",
 )
 STEP_LIMIT = flags.DEFINE_float(
     "step_limit",

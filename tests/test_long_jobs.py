@@ -9,7 +9,7 @@ import pytest
 
 from nn_lib.checks import UserError
 from nn_lib.data.batches import ExampleBatches
-from nn_lib.train import fit, tracing, writer
+from nn_lib.train import fit, tracing
 from nn_lib.train.checkpoint import Checkpoints
 from tests.small_runs import lines, small
 
@@ -57,8 +57,17 @@ def test_a_profile_that_the_run_ends_within_is_written_too(tmp_path, capsys):
 
 
 def test_a_profile_of_steps_that_the_run_does_not_take_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"profile from step 30 on .* the steps 1 to 20"):
+    with pytest.raises(UserError, match=r"profile from step 30 on .* ends at step 20"):
         fit(small(), tmp_path, profile=tracing.Steps(30, 40))
+
+
+@pytest.mark.parametrize("start", [3, 10])
+def test_a_run_that_continues_past_its_profile_says_so_and_goes_on(tmp_path, capsys, start):
+    fit(small(num_steps=10), tmp_path, quiet=True)
+    summary = fit(small(num_steps=15), tmp_path, profile=tracing.Steps(start, start + 2))
+    assert summary["steps"] == 15
+    assert f"no trace: the run is past step {start}, where it" in capsys.readouterr().err
+    assert not (tmp_path / "profile").exists()
 
 
 @pytest.mark.parametrize("text", ["5", "5:5", "7:5", "0:5", "a:b", "1:2:3", "-1:4"])
@@ -102,7 +111,7 @@ def test_a_kill_in_any_line_leaves_whole_lines_and_each_once(
             raise Killed
         return real(descriptor, content)
 
-    monkeypatch.setattr(writer.os, "write", write)
+    monkeypatch.setattr(os, "write", write)
     kills = 0
     for _ in range(len(deadly) + 1):
         try:

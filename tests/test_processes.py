@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from experiments import launch
+from tests.imagenet_layout import prepare
 from tests.mesh_run import experiment, train
 from tests.processes import QUICK_COMPILATION, ROOT, environment, run, start
 from tests.small_runs import final_leaves
@@ -190,6 +191,21 @@ def test_two_processes_fall_back_from_a_damaged_checkpoint_together(tmp_path):
     assert rest.stdout.count("falling back to the one before it") == 1  # the first process says it
     assert "resumes at step 20" in rest.stdout
     assert (tmp_path / "damaged_checkpoints" / "40").is_dir()
+
+
+def test_each_process_names_the_bad_examples_it_reads_and_all_return_how_many_there_are(tmp_path):
+    broken = [("train", 3), ("train", 8), ("train", 20), ("validation", 2)]
+    prepare("imagenette", tmp_path / "photographs", broken=broken)
+    done = together(2, 1, "tests.images_run", str(tmp_path))
+    assert done.returncode == 0, done.stdout
+    files = [tmp_path / "run" / f"bad_examples{end}.jsonl" for end in ("", "_1")]
+    for number, file in enumerate(files):
+        written = {(bad["index"], bad["split"]) for bad in map(json.loads, open(file))}
+        pattern = rf"\[{number}\] .*: example (\d+) of (\w+) cannot be decoded"
+        named = {(int(index), split) for index, split in re.findall(pattern, done.stdout)}
+        assert written and named == written, done.stdout
+    summaries = [json.loads((tmp_path / f"summary_{n}.json").read_text()) for n in (0, 1)]
+    assert summaries[0]["bad_examples"] == len(broken) and summaries[0] == summaries[1]
 
 
 def test_a_mistake_of_the_first_process_ends_both_in_one_line(tmp_path):

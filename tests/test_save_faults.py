@@ -9,9 +9,10 @@ import time
 import numpy as np
 import pytest
 
+from nn_lib.data.bad_examples import BadExample, BadExamples
 from nn_lib.data.batches import ExampleBatches
 from nn_lib.models import MLP
-from nn_lib.train import fit
+from nn_lib.train import data_errors, fit
 from nn_lib.train.checkpoint import Checkpoints
 from nn_lib.train.workdir import SaveFailed, write_atomically
 from tests.processes import run
@@ -127,6 +128,15 @@ def test_a_file_that_cannot_be_replaced_stays_as_it_was(tmp_path):
     with files_limited_to(1000), pytest.raises(SaveFailed, match=r"summary.json': .*(large|space)"):
         write_atomically(file, "new" * 1000)
     assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
+
+
+def test_no_space_for_a_bad_example_is_said_in_the_same_way(tmp_path):
+    bad = BadExamples("photographs", 5)
+    data_errors.remember(bad, tmp_path)
+    with files_limited_to(20), pytest.raises(SaveFailed, match=r"bad_examples.jsonl': .*(lar|spa)"):
+        bad.add([BadExample("train", 3, "a.jpg", "it is cut off in the middle")])
+    data_errors.remember(BadExamples("photographs", 5), tmp_path)  # the next start
+    assert (tmp_path / "bad_examples.jsonl").read_text() == ""
 
 
 @pytest.mark.slow

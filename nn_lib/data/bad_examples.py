@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from nn_lib.checks import UserError
 
-log = logging.getLogger("nn_lib")
+log = logging.getLogger("nn_lib.data")
 
 
 @dataclasses.dataclass(frozen=True)

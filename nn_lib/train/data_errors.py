@@ -16,6 +16,9 @@ def remember(bad: BadExamples | None, workdir: Path) -> None:
 
     So each counts once against the limit in the life of a run, and is reported once, but for those
     met before the work directory was looked at.
+
+    Raises:
+      SaveFailed: what was met cannot be written; `bad` raises it too, later.
     """
     if bad is None:
         return
@@ -27,8 +30,7 @@ def remember(bad: BadExamples | None, workdir: Path) -> None:
     bad.found = {example.key: example for example in _known(workdir)}
 
     def write(example: BadExample) -> None:
-        with open(own, "a", encoding="utf-8") as handle:
-            handle.write(_line(example))
+        files.append(own, dataclasses.asdict(example))
 
     for example in met:
         if example.key not in bad.found:

@@ -41,7 +41,8 @@ def fit(
     Of several processes each makes the same call; the first one writes, and all return the same.
 
     Args:
-      profile: steps that are traced into the folder `profile` of the work directory.
+      profile: steps that are traced into the folder `profile` of the work directory, where the run
+        is not past the first of them.
       step_limit: seconds after which a step that has not ended is reported (`Watchdog`).
 
     Returns:
@@ -88,7 +89,7 @@ def _train(
     """Runs the remaining steps; returns the state and the best, both of them saved."""
     experiment = run.experiment
     state, best, start = _resume(run, checkpoints)
-    tracing.check_reachable(profile, start, experiment.num_steps)
+    traces = tracing.still_ahead(profile, start, experiment.num_steps)
     first = processes.first()
     writer = Writer(path, start=start) if first else NoWriter()
     progress = Progress(
@@ -98,9 +99,11 @@ def _train(
         quiet=quiet or not first,
     )
     progress.say(_headline(run, path, start))
+    if profile and not traces:
+        progress.say(f"no trace: the run is past step {profile.start}, where it would have begun")
     lines = TrainingLog(run, writer, progress, start, watchdog)
     tracer = tracing.Tracer(
-        profile if first else None,
+        profile if first and traces else None,
         path / files.PROFILE,
         progress.say,
         lambda batch: run.program(state, batch),
@@ -217,19 +220,21 @@ def _finish(run: Run, path: Path, checkpoints: Checkpoints, state: TrainState, b
         "evaluated_step": int(state.step),
         "skipped_steps": int(state.skipped_steps),
     }
+    confusion = {}
     for split in ("validation", "test"):
         if split in run.data.readers:
             pairs = run.measure(state, split)
             summary[split] = metrics.means(pairs)
-            if "confusion" in pairs and processes.first():
-                names = run.data.class_names
-                pictures.confusion_matrix(path, pairs["confusion"][0], names, split)
+            if "confusion" in pairs:
+                confusion[split] = pairs["confusion"][0]
+    if run.data.bad is not None:
+        summary["bad_examples"] = processes.as_on_first(data_errors.count(path))
     if not processes.first():
         return summary
+    for split, matrix in confusion.items():
+        pictures.confusion_matrix(path, matrix, run.data.class_names, split)
     shown = [name for name in run.metric_names if name not in (*STEP_METRICS, "perplexity")]
     pictures.learning_curve(path, tuple(shown))
-    if run.data.bad is not None:
-        summary["bad_examples"] = data_errors.count(path)
     files.write_atomically(path / files.SUMMARY, json.dumps(summary, indent=2))
     return summary
 

@@ -48,6 +48,13 @@ def on_first(action: Callable[[], Any]) -> Any:
     return result
 
 
+def as_on_first(number: int) -> int:
+    """The number of the first process, on every process."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.broadcast_one_to_all(np.array(number)))
+
+
 def on_every(fine: bool) -> bool:
     """Whether it is so on every process."""
     if jax.process_count() == 1:

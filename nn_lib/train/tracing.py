@@ -173,10 +173,14 @@ def costs_table(seconds: dict[str, float], steps: int, origins: dict[str, str]) 
     return "\n".join(lines)
 
 
-def check_reachable(steps: Steps | None, start: int, num_steps: int) -> None:
-    """Raises UserError for a trace of steps that a run from `start` on does not take."""
-    if steps and not start < steps.start <= num_steps:
+def still_ahead(steps: Steps | None, start: int, num_steps: int) -> bool:
+    """Whether a run from `start` on can trace these steps; the same command again may be past them.
+
+    Raises:
+      UserError: they lie beyond its end.
+    """
+    if steps and steps.start > num_steps:
         raise UserError(
-            f"profile from step {steps.start} on is not possible: this run takes the steps "
-            f"{start + 1} to {num_steps}"
+            f"profile from step {steps.start} on is not possible: the run ends at step {num_steps}"
         )
+    return steps is not None and steps.start > start

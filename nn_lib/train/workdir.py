@@ -171,6 +171,20 @@ def write_atomically(file: Path, text: str) -> None:
             raise
 
 
+def append(file: Path, record: dict[str, Any]) -> None:
+    """Adds a line of JSON in one call of the system, so that a kill leaves all of it or none.
+
+    Raises:
+      SaveFailed: it cannot be written.
+    """
+    with saving(file):
+        descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            write_all(descriptor, (json.dumps(record) + "\n").encode())
+        finally:
+            os.close(descriptor)
+
+
 def write_all(descriptor: int, content: bytes) -> None:
     """One call of the system; raises OSError where not all of it fits."""
     if os.write(descriptor, content) < len(content):
@@ -201,8 +215,6 @@ def _check_vacant_or_same(path: Path, encoded: dict, facts: DataFacts) -> None:
             f"the work directory {str(path)!r} holds other files and no config.json; choose a new "
             "or an empty one"
         )
-    if not (path / METRICS).exists() and not any((path / CHECKPOINTS).glob("[0-9]*")):
-        return  # it has made no progress that another experiment could spoil
     if not (path / METRICS).exists() and not any((path / CHECKPOINTS).glob("[0-9]*")):
         return  # it has made no progress that another experiment could spoil
     found = conflicts(_read_json(path / CONFIG), encoded)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import sys
 import time
 from pathlib import Path
@@ -36,7 +35,7 @@ class Writer:
             self._later.append((step, split, values))
             return
         clean = {k: v if math.isfinite(v) else None for k, v in sorted(values.items())}
-        _append(self._metrics, {"step": step, "split": split, **clean})
+        files.append(self._metrics, {"step": step, "split": split, **clean})
         for name, value in clean.items():
             if value is not None:
                 self._events.scalar(f"{split}/{name}", value, step)
@@ -55,11 +54,11 @@ class Writer:
     def timing(self, step: int, event: str, **values: float) -> None:
         """One line of how long something took; `values` in seconds or per second."""
         rounded = {name: round(value, 6) for name, value in values.items()}
-        _append(self._timings, {"step": step, "event": event, **rounded})
+        files.append(self._timings, {"step": step, "event": event, **rounded})
 
     def sample(self, step: int, text: str) -> None:
         """One line of what a language model writes."""
-        _append(self._samples, {"step": step, "text": text})
+        files.append(self._samples, {"step": step, "text": text})
 
     def close(self) -> None:
         self._events.close()
@@ -170,13 +169,3 @@ class _Events:
     def close(self) -> None:
         with files.saving(self._path):
             self._file.close()
-
-
-def _append(file: Path, record: dict) -> None:
-    """One call of the system, so that a kill leaves all of the line or none on common disks."""
-    with files.saving(file):
-        descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        try:
-            files.write_all(descriptor, (json.dumps(record) + "\n").encode())
-        finally:
-            os.close(descriptor)
