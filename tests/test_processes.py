@@ -200,7 +200,8 @@ def test_each_process_names_the_bad_examples_it_reads_and_all_return_how_many_th
     assert done.returncode == 0, done.stdout
     files = [tmp_path / "run" / f"bad_examples{end}.jsonl" for end in ("", "_1")]
     for number, file in enumerate(files):
-        written = {(bad["index"], bad["split"]) for bad in map(json.loads, open(file))}
+        found = map(json.loads, file.read_text().splitlines())
+        written = {(bad["index"], bad["split"]) for bad in found}
         pattern = rf"\[{number}\] .*: example (\d+) of (\w+) cannot be decoded"
         named = {(int(index), split) for index, split in re.findall(pattern, done.stdout)}
         assert written and named == written, done.stdout

@@ -1,6 +1,5 @@
 """What a run tells: lines of metrics and timings, event files, and a progress bar."""
 
-import json
 import math
 import sys
 import time
