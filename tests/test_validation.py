@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -139,7 +140,25 @@ def test_where_no_second_state_fits_training_waits(tmp_path, monkeypatch):
     assert_same_end(tmp_path / "small", tmp_path / "large")
 
 
-def test_timings_say_how_long_training_stood_still_for_it(tmp_path):
-    fit(small(eval_batch_size=20), tmp_path, quiet=True)
-    timings = [json.loads(line) for line in (tmp_path / "timings.jsonl").read_text().splitlines()]
+def test_timings_tell_what_an_evaluation_beside_steps_took(tmp_path, monkeypatch):
+    experiment = small(eval_batch_size=20, log_every=2)
+    fit(experiment, tmp_path / "warm", quiet=True)  # compiled
+    good = Run.measuring
+
+    def slow(run, state, split):
+        batches = good(run, state, split)
+        while True:
+            time.sleep(0.05)
+            try:
+                yield next(batches)
+            except StopIteration as end:
+                return end.value
+
+    monkeypatch.setattr(Run, "measuring", slow)
+    fit(experiment, tmp_path / "run", quiet=True)
+    text = (tmp_path / "run" / "timings.jsonl").read_text()
+    timings = [json.loads(line) for line in text.splitlines()]
     assert [t["step"] for t in timings if t["event"] == "evaluate"] == [10, 20]
+    train = {t["step"]: t for t in timings if t["event"] == "train"}
+    assert train[8]["evaluation"] == 0
+    assert 0.05 <= train[14]["evaluation"] <= train[14]["step_time"]

@@ -29,6 +29,7 @@ class TrainingLog:
       `step_time`: of a step, on average, with what an evaluation beside it took, without what
         training stood still for.
       `data_wait`: the part of it in which the device had nothing to do before the batch came.
+      `evaluation`: the part of it in which batches of an evaluation were read and begun.
       `checkpoint_wait`: beside it, in all: training stood still for checkpoints. They are written
         while it goes on; what is waited for is a copy of the state, and the checkpoint before.
     """
@@ -42,7 +43,7 @@ class TrainingLog:
         self._step, self._clock = start, time.monotonic()
         self._next = start + 1
         self._in_flight: collections.deque[Any] = collections.deque()  # of jax.Array
-        self._data_wait = self._checkpoint_wait = 0.0
+        self._data_wait = self._checkpoint_wait = self._evaluation = 0.0
         self._said_starved = False
 
     def batches(self, batches: Iterator[Batch]) -> Iterator[tuple[int, Batch]]:
@@ -95,9 +96,10 @@ class TrainingLog:
             examples_per_second=self._run.batches.batch_size / step_time,
             step_time=step_time,
             data_wait=data_wait,
+            evaluation=self._evaluation / steps,
             checkpoint_wait=self._checkpoint_wait,
         )
-        self._data_wait = self._checkpoint_wait = 0.0
+        self._data_wait = self._checkpoint_wait = self._evaluation = 0.0
         self._progress.note({"loss": values["loss"]})
         if data_wait > max(STARVED * step_time, 1e-3) and not self._said_starved:
             self._said_starved = True
@@ -108,10 +110,12 @@ class TrainingLog:
         stop_if_diverged(self._run, int(report["bad_steps"]), step)
 
     @contextlib.contextmanager
-    def beside(self, event: str, step: int) -> Iterator[None]:
-        """While something is done that steps on the device go on beside."""
-        self._watchdog.begin(event, step)
+    def beside(self, step: int) -> Iterator[None]:
+        """Times what is done for the evaluation of a step while later ones run."""
+        self._watchdog.begin("evaluate", step)
+        began = time.monotonic()
         yield
+        self._evaluation += time.monotonic() - began
         self._watchdog.begin("computing", self._next)
 
     @contextlib.contextmanager

@@ -70,7 +70,7 @@ class Validations:
         if self._beside is None or self._found is not None:
             return self._beside is not None
         step, _, batches = self._beside
-        with self._lines.beside("evaluate", step):
+        with self._lines.beside(step):
             try:
                 next(batches)
             except StopIteration as end:
