@@ -15,8 +15,9 @@ from nn_lib.models import MLP
 from nn_lib.train import data_errors, fit
 from nn_lib.train.checkpoint import Checkpoints
 from nn_lib.train.workdir import SaveFailed, write_atomically
-from tests.processes import run
+from tests.processes import run, start
 from tests.small_runs import final_leaves, small
+from tests.test_resume import latest, wait_for
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -110,15 +111,42 @@ def test_a_work_directory_that_vanishes_ends_the_run_and_can_be_put_back(
     at_batch(monkeypatch, 12, lambda: workdir.rename(elsewhere))
     with pytest.raises(SaveFailed, match=r"cannot (write|save) .*(vanished|No such file)"):
         fit(experiment, workdir, quiet=True)
-    for _ in range(100):
-        shutil.rmtree(workdir, ignore_errors=True)  # a save under way may have made it anew
-        with contextlib.suppress(OSError):
-            elsewhere.rename(workdir)
-            break
-        time.sleep(0.1)
-    else:
-        pytest.fail("the work directory is made anew again and again")
+    put_back(elsewhere, workdir)
     fit(experiment, workdir, quiet=True)
+    assert_equal_ends(workdir, undisturbed)
+
+
+def put_back(elsewhere, workdir):
+    """As a user does, who removes what a save under way has made anew: parts of a checkpoint."""
+    if workdir.exists():
+        assert [path.name for path in workdir.iterdir()] == ["checkpoints"]
+        shutil.rmtree(workdir)
+    elsewhere.rename(workdir)
+
+
+@pytest.mark.parametrize("removed", [False, True], ids=["moved", "removed"])
+def test_a_folder_in_the_place_of_the_work_directory_is_noticed_and_nothing_is_written_to_it(
+    tmp_path, monkeypatch, undisturbed, removed
+):
+    workdir, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+
+    def replace():
+        if removed:  # its number in the file system is free for the next folder
+            shutil.copytree(workdir, elsewhere)
+            shutil.rmtree(workdir)
+        else:
+            workdir.rename(elsewhere)
+        (workdir / "checkpoints").mkdir(parents=True)
+
+    experiment = wide(num_steps=100)
+    at_batch(monkeypatch, 12, replace, saved=workdir / "checkpoints" / "10")
+    with pytest.raises(
+        SaveFailed, match=r"run/.*: another folder has taken its place; put it back"
+    ):
+        fit(experiment, workdir, quiet=True)
+    assert list(workdir.rglob("*")) == [workdir / "checkpoints"]
+    put_back(elsewhere, workdir)
+    fit(wide(), workdir, quiet=True)
     assert_equal_ends(workdir, undisturbed)
 
 
@@ -159,3 +187,34 @@ def test_on_the_command_line_it_is_one_line_and_status_74(tmp_path):
     again = run("train", *arguments)
     assert again.returncode == 0 and "resumes at step 20" in again.stderr
     assert json.loads((tmp_path / "summary.json").read_text())["steps"] == 40
+
+
+@pytest.mark.slow
+def test_a_work_directory_that_vanishes_amid_a_save_ends_the_run_at_once(tmp_path):
+    def arguments(workdir):
+        return [
+            "--config=configs/mnist1d.py:mlp",
+            f"--workdir={workdir}",
+            *("--config.num_steps=3000", "--config.eval_every=0", "--config.checkpoint_every=20"),
+            *("--config.log_every=10", "--config.model.hidden=(500, 500)"),
+            "--config.optimizer.schedule=constant",
+        ]
+
+    workdir, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    disturbed = start("train", *arguments(workdir))
+    tmp = "*.orbax-checkpoint-tmp"
+    wait_for(lambda: latest(workdir) >= 40 and any((workdir / "checkpoints").glob(tmp)), disturbed)
+    workdir.rename(elsewhere)
+    _, said = disturbed.communicate(timeout=30)
+    assert disturbed.returncode == 74, said
+    last = said.strip().splitlines()[-1]
+    assert len(said.strip().splitlines()) == 3 and "experiments.train: cannot write" in last, said
+    put_back(elsewhere, workdir)
+    ends = []
+    for folder in (workdir, tmp_path / "whole"):
+        done = run("train", *arguments(folder), "--config.num_steps=200")
+        assert done.returncode == 0, done.stderr
+        ends.append(((folder / "metrics.jsonl").read_bytes(), final_leaves(folder, 200)))
+    assert ends[0][0] == ends[1][0]
+    for path, leaf in ends[0][1].items():
+        np.testing.assert_array_equal(leaf, ends[1][1][path], err_msg=path)

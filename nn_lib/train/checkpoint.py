@@ -23,7 +23,7 @@ import orbax.checkpoint as ocp
 from nn_lib.checks import UserError
 from nn_lib.train import processes
 from nn_lib.train.checksums import checksums
-from nn_lib.train.workdir import SaveFailed
+from nn_lib.train.workdir import SameFolder, SaveFailed
 
 log = logging.getLogger("nn_lib")
 
@@ -57,6 +57,7 @@ class Checkpoints:
             ),
             item_names=("state", "note"),
         )
+        self._place = None if self.read_only else SameFolder(self.folder)
 
     def should_preserve(self, checkpoints, *, context) -> list[bool]:
         """Orbax asks which checkpoints stay: the latest and the best."""
@@ -76,8 +77,6 @@ class Checkpoints:
             self._manager.wait_until_finished()
         if step in self.steps():
             return
-        if not self.folder.is_dir():
-            raise SaveFailed(f"cannot save step {step}: {str(self.folder)!r} has vanished")
         self._step = step
         leaves = leaves_by_path(state)
         note = {**note, "checksums": checksums(leaves)}
@@ -189,7 +188,10 @@ class Checkpoints:
         return note
 
     def check(self) -> None:
-        """Raises SaveFailed if a save in the background has failed; waits for nothing."""
+        """Raises SaveFailed if a save in the background has failed, or its folder has vanished.
+
+        It waits for nothing.
+        """
         with self._saving(self._step):
             self._manager.check_for_errors()
 
@@ -203,6 +205,12 @@ class Checkpoints:
             self._manager.close()
         except Exception as error:  # of a save that has failed, and has been reported
             log.debug("while closing: %s", error)
+        if self._place is not None:
+            self._place.close()
+
+    def _check_place(self) -> None:
+        if self._place is not None:
+            self._place.check()
 
     @contextlib.contextmanager
     def _saving(self, step: int | None) -> Iterator[None]:
@@ -211,12 +219,14 @@ class Checkpoints:
         except jax.errors.JaxRuntimeError:  # of the step whose results were to be saved
             raise
         except Exception as error:  # Orbax raises what its threads, tensorstore or the system do
+            self._check_place()
             intact = [f.name for f in self.folder.glob("*") if f.name.isdecimal()]
             last = f"that of step {max(intact, key=int)} is intact" if intact else "there is none"
             raise SaveFailed(
                 f"cannot save the checkpoint of step {step} in {str(self.folder)!r}: "
                 f"{_reason(error)}; {last}, and the same command continues from the last"
             ) from error
+        self._check_place()  # Orbax would make it anew
 
     def _set_aside(self, step: int) -> None:
         if processes.first():

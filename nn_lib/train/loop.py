@@ -231,6 +231,7 @@ def _finish(run: Run, path: Path, checkpoints: Checkpoints, state: TrainState, b
         summary["bad_examples"] = processes.as_on_first(data_errors.count(path))
     if not processes.first():
         return summary
+    checkpoints.check()  # evaluations take their time
     for split, matrix in confusion.items():
         pictures.confusion_matrix(path, matrix, run.data.class_names, split)
     shown = [name for name in run.metric_names if name not in (*STEP_METRICS, "perplexity")]

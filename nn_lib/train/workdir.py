@@ -141,6 +141,25 @@ def _damaged(workdir: str | Path, name: str) -> Iterator[None]:
         ) from error
 
 
+class SameFolder:
+    """Notices when a folder has vanished, or another one has taken its place."""
+
+    def __init__(self, folder: Path):
+        """The folder must be there."""
+        self._folder = folder
+        with saving(folder):
+            self._descriptor = os.open(folder, os.O_RDONLY)  # so that no other gets its number
+
+    def check(self) -> None:
+        """Raises SaveFailed where the path no longer leads to it."""
+        with saving(self._folder):
+            if not os.path.samestat(os.fstat(self._descriptor), os.stat(self._folder)):
+                raise OSError("another folder has taken its place; put it back")
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
 def drop_lines_after(file: Path, step: float) -> None:
     """Removes what a killed run wrote beyond the step it resumes from, half a line included."""
     if not file.exists():

@@ -4,6 +4,7 @@ import math
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -19,6 +20,7 @@ class Writer:
 
     def __init__(self, workdir: Path, *, start: int):
         """`start` is the step that the run begins or resumes at; later lines are dropped."""
+        self._folder = files.SameFolder(workdir)
         self._metrics = workdir / files.METRICS
         self._timings = workdir / files.TIMINGS
         self._samples = workdir / files.SAMPLES
@@ -34,7 +36,7 @@ class Writer:
             self._later.append((step, split, values))
             return
         clean = {k: v if math.isfinite(v) else None for k, v in sorted(values.items())}
-        files.append(self._metrics, {"step": step, "split": split, **clean})
+        self._append(self._metrics, {"step": step, "split": split, **clean})
         for name, value in clean.items():
             if value is not None:
                 self._events.scalar(f"{split}/{name}", value, step)
@@ -53,14 +55,19 @@ class Writer:
     def timing(self, step: int, event: str, **values: float) -> None:
         """One line of how long something took; `values` in seconds or per second."""
         rounded = {name: round(value, 6) for name, value in values.items()}
-        files.append(self._timings, {"step": step, "event": event, **rounded})
+        self._append(self._timings, {"step": step, "event": event, **rounded})
 
     def sample(self, step: int, text: str) -> None:
         """One line of what a language model writes."""
-        files.append(self._samples, {"step": step, "text": text})
+        self._append(self._samples, {"step": step, "text": text})
 
     def close(self) -> None:
+        self._folder.close()
         self._events.close()
+
+    def _append(self, file: Path, record: dict[str, Any]) -> None:
+        self._folder.check()
+        files.append(file, record)
 
 
 class NoWriter(Writer):
