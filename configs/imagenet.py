@@ -9,7 +9,8 @@ Hardware accelerators for days; on a CPU only with a set of a few hundred images
 Recipes  Training cuts 8 to 100 % of the area, evaluation the middle of a shorter side of 256; both
          decode in a worker process per core (--config.data.workers). ResNet-50: 90 epochs, rate .1
          for 256 images with 5 epochs of warm-up, to 0 by a cosine (Goyal et al. 2017, He et al.
-         2019), labels smoothed by .1, mixup of alpha .2. The others as in the papers, in short:
+         2019), labels smoothed by .1, mixup of alpha .2. N times the batch wants N times the rate
+         and an Nth of num_steps and warmup_steps (docs/scaling.md). The others as in the papers:
          momentum .9, the rate divided by 10 when validation stalls
 """
 
