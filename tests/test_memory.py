@@ -1,6 +1,8 @@
 """A step's memory is told before it is taken, and one that does not fit is no trace."""
 
+import dataclasses
 import logging
+import re
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ from nn_lib.checks import UserError
 from nn_lib.models import MLP
 from nn_lib.train import fit, memory
 from nn_lib.train.run import Run
+from nn_lib.train.sharding import Layout, MeshConfig
 from tests.small_runs import small
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -70,4 +73,35 @@ def test_running_out_of_memory_is_one_line_too(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "check", check)
     with pytest.raises(UserError, match=r"out of memory \(RESOURCE_EXHAUSTED: .* What helps: "):
         fit(small(), tmp_path, quiet=True)
-    assert memory.told_as_mistake(jax.errors.JaxRuntimeError("INTERNAL: x")) is None
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), memory.told_as_mistake():
+        raise jax.errors.JaxRuntimeError("INTERNAL: x")
+
+
+def test_a_state_that_cannot_fit_is_a_mistake_before_it_is_made(tmp_path):
+    sixteen_terabytes = small(model=MLP(hidden=(1_000_000, 1_000_000)))
+    with pytest.raises(UserError) as mistake:
+        fit(sixteen_terabytes, tmp_path / "run", quiet=True)
+    said = str(mistake.value)
+    assert re.search(r"do not fit .* parameters 3.6 TiB, optimizer 7.3 TiB; in all 10.9 TiB", said)
+    for setting in ("mesh.fsdp", "optimizer.name", "model"):
+        assert f"--config.{setting}" in said
+    assert "\n" not in said and not (tmp_path / "run").exists()
+
+
+def test_a_state_counts_with_its_part_on_one_device(monkeypatch):
+    weights = 4 * (64 * 512 + 512 * 512 + 512 * 10)
+    monkeypatch.setattr(memory, "available", lambda: weights)  # of three times as much
+    wide = small(model=MLP(hidden=(512, 512)))
+    with pytest.raises(UserError, match="do not fit"):
+        Run.prepare(wide)
+    Run.prepare(dataclasses.replace(wide, mesh=MeshConfig(1, 4)))
+
+
+@pytest.mark.parametrize("kind", [jax.errors.JaxRuntimeError, ValueError])  # it is either
+def test_a_state_for_which_no_memory_is_left_is_one_line(tmp_path, monkeypatch, kind):
+    def make_state(*_):
+        raise kind("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\n1")
+
+    monkeypatch.setattr(Layout, "make_state", make_state)
+    with pytest.raises(UserError, match=r"^out of memory \(RESOURCE.* What helps: parameters cut"):
+        fit(small(), tmp_path, quiet=True)

@@ -9,11 +9,13 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import launch
+from nn_lib.train import memory
 from tests.imagenet_layout import prepare
 from tests.mesh_run import experiment, train
 from tests.processes import QUICK_COMPILATION, ROOT, environment, run, start
@@ -191,6 +193,19 @@ def test_two_processes_fall_back_from_a_damaged_checkpoint_together(tmp_path):
     assert rest.stdout.count("falling back to the one before it") == 1  # the first process says it
     assert "resumes at step 20" in rest.stdout
     assert (tmp_path / "damaged_checkpoints" / "40").is_dir()
+
+
+def test_processes_on_one_machine_share_its_memory():
+    code = (
+        "from absl import flags; flags.FLAGS(['']); "
+        "from experiments import distributed; distributed.join(); "
+        "from nn_lib.train import memory; print('has', memory.available())"
+    )
+    options = ("-n", 2, "--devices-per-process=2")
+    done = run("launch", *options, "--", sys.executable, "-c", code)
+    assert done.returncode == 0, done.stdout
+    own = memory.available() * jax.local_device_count()
+    assert re.findall(r"\[\d\] has (\d+)", done.stdout) == [str(own // 4)] * 2
 
 
 def test_each_process_names_the_bad_examples_it_reads_and_all_return_how_many_there_are(tmp_path):

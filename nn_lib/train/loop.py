@@ -7,8 +7,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from nn_lib import metrics
 from nn_lib.data.batches import prefetch
 from nn_lib.optim import plateau
@@ -54,9 +52,9 @@ def fit(
       SaveFailed: no space left, say; the last checkpoint is intact.
       Diverged: `max_bad_steps` steps in a row were not finite; the last checkpoint is intact.
     """
-    run = Run.prepare(experiment)
     path = Path(workdir).expanduser()
-    with contextlib.ExitStack() as stack:
+    with memory.told_as_mistake(), contextlib.ExitStack() as stack:
+        run = Run.prepare(experiment)
         processes.on_first(lambda: stack.enter_context(_claim(run, path)))
         data_errors.remember(run.data.bad, path)
         checkpoints = Checkpoints(path / files.CHECKPOINTS, keep=run.experiment.keep_checkpoints)
@@ -67,8 +65,6 @@ def fit(
                 if stop.number is not None:
                     raise Interrupted(stop.number, int(state.step))
             return _finish(run, path, checkpoints, state, best)
-        except jax.errors.JaxRuntimeError as error:
-            raise memory.told_as_mistake(error) or error from error
         finally:
             checkpoints.close()
 

@@ -1,19 +1,26 @@
-"""What a training step needs of a device's memory, told before the first step is taken."""
+"""What a run needs of a device's memory, told before the state is made and the first step taken."""
 
+import contextlib
 import dataclasses
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from nn_lib.checks import UserError
+from nn_lib.train import processes
 
 NEARLY_FULL = 0.9
 REMEDIES = (
     "a smaller --config.batch_size or more --config.accumulation, --config.model.remat=full where "
     "the model has it, or --config.model.dtype=bfloat16 and parameters cut by --config.mesh.fsdp"
+)
+STATE_REMEDIES = (
+    "parameters cut by --config.mesh.fsdp over more devices, an --config.optimizer.name that keeps "
+    "less of each (sgd), or a smaller --config.model"
 )
 
 
@@ -40,6 +47,31 @@ class Memory:
             f"memory of a device: parameters {_readable(self.parameters)}, optimizer "
             f"{_readable(self.optimizer)}, activations {_readable(self.activations)}; in all "
             f"{_readable(self.total)}{known}"
+        )
+
+
+def check_state(abstract: Any, shardings: Any) -> None:
+    """Of a TrainState that is not made yet, by its shapes.
+
+    Raises:
+      UserError: a device has less than its part of it, with the settings that would help.
+    """
+
+    def needed(tree, shardings) -> int:
+        sizes = jax.tree.map(
+            lambda x, sharding: math.prod(sharding.shard_shape(x.shape)) * x.dtype.itemsize,
+            *(tree, shardings),
+        )
+        return sum(jax.tree.leaves(sizes))
+
+    total, limit = needed(abstract, shardings), available()
+    if limit and total > limit:
+        parameters = needed(abstract.params, shardings.params)
+        optimizer = needed(abstract.opt_state, shardings.opt_state)
+        raise UserError(
+            f"the parameters and their optimizer's state do not fit into a device's memory: "
+            f"parameters {_readable(parameters)}, optimizer {_readable(optimizer)}; in all "
+            f"{_readable(total)} of {_readable(limit)}. What helps: {STATE_REMEDIES}"
         )
 
 
@@ -81,7 +113,10 @@ def check(train_step: Any, state: Any, batch: Any, say: Callable[[str], None]) -
 
 
 def available() -> int | None:
-    """Bytes that a local device has: its own, or on a CPU its share of the machine's."""
+    """Bytes that a local device has: its own, or on a CPU its share of the machine's.
+
+    Every process must call it.
+    """
     device = jax.local_devices()[0]
     if device.platform != "cpu":
         return (device.memory_stats() or {}).get("bytes_limit")
@@ -90,15 +125,21 @@ def available() -> int | None:
         container = int(Path("/sys/fs/cgroup/memory.max").read_text())
     except (OSError, ValueError):  # no such file, or "max"
         container = machine
-    return min(machine, container) // jax.local_device_count()
+    return min(machine, container) // (jax.local_device_count() * processes.on_this_machine())
 
 
-def told_as_mistake(error: Exception) -> UserError | None:
-    """What the runtime says when memory runs out, as a line; None for other errors."""
-    if "RESOURCE_EXHAUSTED" not in str(error):
-        return None
-    first = str(error).splitlines()[0][:160]
-    return UserError(f"out of memory ({first}). What helps: {REMEDIES}")
+@contextlib.contextmanager
+def told_as_mistake(remedies: str = REMEDIES) -> Iterator[None]:
+    """Turns what the runtime says when memory runs out into a UserError with what helps."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        first = str(error).splitlines()[0][:160]
+        raise UserError(f"out of memory ({first}). What helps: {remedies}") from error
 
 
 def _on_one_device(tree: Any) -> int:

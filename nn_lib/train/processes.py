@@ -3,7 +3,9 @@
 With one process every function here answers at once.
 """
 
+import socket
 import time
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -60,6 +62,14 @@ def on_every(fine: bool) -> bool:
     if jax.process_count() == 1:
         return fine
     return bool(np.all(multihost_utils.process_allgather(np.array(fine))))
+
+
+def on_this_machine() -> int:
+    """How many of the processes share this one's machine, itself included."""
+    if jax.process_count() == 1:
+        return 1
+    name = np.array(zlib.crc32(socket.gethostname().encode()), np.uint32)
+    return int(np.sum(multihost_utils.process_allgather(name) == name))
 
 
 class Stop:

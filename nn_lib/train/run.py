@@ -16,6 +16,7 @@ from nn_lib.data import DataSet, load
 from nn_lib.data.batches import training_batches
 from nn_lib.decoding import stream
 from nn_lib.optim import build_optimizer
+from nn_lib.train import memory
 from nn_lib.train.config import Experiment, check, resolve
 from nn_lib.train.evaluation import evaluate, evaluating
 from nn_lib.train.sharding import Layout
@@ -88,7 +89,11 @@ class Run:
 
         first = jax.eval_shape(prepare, raw)
         with _model_errors(model, first):
-            state = layout.make_state(make_state, raw)
+            abstract = jax.eval_shape(make_state, raw)
+            shardings = layout.state(abstract)
+            memory.check_state(abstract, shardings)
+            with memory.told_as_mistake(memory.STATE_REMEDIES):
+                state = layout.make_state(make_state, raw, shardings)
             eval_step = make_eval_step(model, objective, prepare=prepare)
             measured = jax.eval_shape(eval_step, state.evaluated, raw, state.carry)[0]
         validation_metrics = tuple(metrics.numbers(measured))

@@ -150,11 +150,10 @@ class Layout:
             return model.initialize_carry(streams)
         return jax.jit(lambda: model.initialize_carry(streams), out_shardings=self.batch)()
 
-    def make_state(self, make: Callable, batch: Any) -> Any:
+    def make_state(self, make: Callable, batch: Any, shardings: Any) -> Any:
         """The TrainState that `make(batch)` returns, every part of it made where it will lie."""
         if self.one_device:
             return make(batch)
-        shardings = self.state(jax.eval_shape(make, batch))
         return jax.jit(make, out_shardings=shardings)(batch)
 
     def jit_step(self, step: Callable, state: Any) -> Callable:
