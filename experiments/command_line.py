@@ -11,6 +11,7 @@ import shlex
 import signal
 import sys
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable
@@ -300,6 +301,8 @@ def _leave_the_others(end: BaseException) -> None:
         traceback.print_exception(end)
     sys.stdout.flush()
     sys.stderr.flush()
+    if jax.process_index() == 0:
+        time.sleep(1)  # JAX aborts the others, even those that end by themselves, when this is gone
     os._exit(code if isinstance(code, int) else 1)
 
 

@@ -111,13 +111,13 @@ def test_a_run_of_four_devices_continues_on_eight(tmp_path):
 class Pair:
     """Two processes of a run, started without the launcher, so that one can be chosen to end."""
 
-    def __init__(self, *command):
+    def __init__(self, *command, devices=2):
         address = f"127.0.0.1:{launch.free_port()}"
         self.processes = []
         for index in range(2):
             own = launch.environment(address, 2, index, 0)
             own = {name: value for name, value in own.items() if name.startswith("JAX_")}
-            flags = f"{QUICK_COMPILATION} --xla_force_host_platform_device_count=2"
+            flags = f"{QUICK_COMPILATION} --xla_force_host_platform_device_count={devices}"
             process = subprocess.Popen(
                 [sys.executable, "-m", *command],
                 cwd=ROOT,

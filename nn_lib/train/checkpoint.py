@@ -7,12 +7,11 @@ format does not notice shows in the checksums.
 
 import contextlib
 import dataclasses
-import errno
-import json
 import logging
-import os
 import shutil
-import zlib
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,14 @@ import orbax.checkpoint as ocp
 
 from nn_lib.checks import UserError
 from nn_lib.train import processes
-from nn_lib.train.checksums import checksums
+from nn_lib.train.checksums import checksums, json_checksum, leaves_by_path
+from nn_lib.train.messages import first_line, reason
 from nn_lib.train.workdir import SameFolder, SaveFailed
 
 log = logging.getLogger("nn_lib")
+
+AFTER_AN_ERROR = 10  # seconds for a save under way to end, where a process may have been lost
+BETWEEN_LOOKS = 0.02  # seconds
 
 
 @dataclasses.dataclass
@@ -47,12 +50,16 @@ class Checkpoints:
     def __post_init__(self):
         self.folder = Path(self.folder).absolute()
         self._step: int | None = None  # the last that was begun to be saved
+        self._error: BaseException | None = None  # of the save in the background
+        self._caller = threading.get_ident()
+        self._barrier = ocp.multihost.get_barrier_sync_fn()
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=self,
                 cleanup_tmp_directories=not self.read_only,
                 enable_async_checkpointing=not self.read_only,
+                async_options=ocp.AsyncOptions(barrier_sync_fn=self._meet),
                 read_only=self.read_only,
             ),
             item_names=("state", "note"),
@@ -73,14 +80,13 @@ class Checkpoints:
         Raises:
           SaveFailed: the save before, or this one, could not be written; what was is intact.
         """
-        with self._saving(self._step):
-            self._manager.wait_until_finished()
+        self.wait()
         if step in self.steps():
             return
         self._step = step
         leaves = leaves_by_path(state)
         note = {**note, "checksums": checksums(leaves)}
-        note["note_checksum"] = _json_checksum(note)
+        note["note_checksum"] = json_checksum(note)
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(leaves), note=ocp.args.JsonSave(note)
         )
@@ -120,25 +126,14 @@ class Checkpoints:
         Raises:
           Damaged: the files are incomplete or do not hold what was saved.
         """
+        note = self.note(step)
         one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        try:
-            items = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(abstract, fallback_sharding=one_device),
-                    note=ocp.args.JsonRestore(),
-                ),
-            )
-            leaves, note = items["state"], _verified(items["note"])
-            problem = None
-        except Damaged as damage:
-            problem = damage
-        except Exception as error:  # Orbax raises bare Exceptions for damaged files
-            problem = Damaged(f"cannot be read ({_first_line(error)})")
-            problem.__cause__ = error
-        _agree(problem)
-        found = checksums(leaves)
-        wrong = [path for path, value in found.items() if note["checksums"].get(path) != value]
+        wanted = ocp.args.StandardRestore(abstract, fallback_sharding=one_device)
+        with _agreed("cannot be read"):  # not by the manager, which meets the others in between
+            folder = self._manager.directory / str(step) / "state"
+            leaves = ocp.StandardCheckpointHandler().restore(folder, args=wanted)
+        found, saved = checksums(leaves), note["checksums"]
+        wrong = sorted(path for path in {*found, *saved} if found.get(path) != saved.get(path))
         if wrong:
             raise Damaged(f"does not match its checksums at {', '.join(wrong[:3])}")
         return leaves, note
@@ -174,33 +169,52 @@ class Checkpoints:
 
     def note(self, step: int) -> dict[str, Any]:
         """The verified note of a step, without its state; raises Damaged."""
-        try:
-            items = self._manager.restore(
-                step, args=ocp.args.Composite(note=ocp.args.JsonRestore())
-            )
-            note, problem = _verified(items["note"]), None
-        except Damaged as damage:
-            problem = damage
-        except Exception as error:  # Orbax raises bare Exceptions for damaged files
-            problem = Damaged(f"has a note that cannot be read ({_first_line(error)})")
-            problem.__cause__ = error
-        _agree(problem)
+        with _agreed("has a note that cannot be read"):
+            folder = self._manager.directory / str(step) / "note"
+            note = _verified(dict(ocp.JsonCheckpointHandler().restore(folder)))
         return note
 
     def check(self) -> None:
         """Raises SaveFailed if a save in the background has failed, or its folder has vanished.
 
-        It waits for nothing.
+        It waits for nothing. Of several processes one that has `failed` does not raise: all are to
+        stop after the same step, and to call `save` or `wait`.
         """
-        with self._saving(self._step):
-            self._manager.check_for_errors()
+        try:
+            self._check_place()
+        except SaveFailed as failure:
+            self._error = failure
+        if self._error and jax.process_count() == 1:
+            with self._saving(self._step):
+                raise self._error
+
+    @property
+    def failed(self) -> bool:
+        """Whether this process knows that its save has failed, or its folder has vanished."""
+        return self._error is not None
 
     def wait(self) -> None:
-        """Returns when everything is on disk; raises SaveFailed."""
+        """Returns when everything is on disk; to be called by every process after the same step.
+
+        Raises:
+          SaveFailed: on every process, where it failed on one.
+        """
         with self._saving(self._step):
+            while processes.on_every(not self.failed):
+                if processes.on_every(not self._under_way()):
+                    break
+                time.sleep(BETWEEN_LOOKS)
+            else:
+                raise self._error or RuntimeError("another process could not write its part")
             self._manager.wait_until_finished()
 
     def close(self) -> None:
+        """Ends; a save that nobody waited for, since a process may be lost, is soon given up."""
+        given_up = time.monotonic() + AFTER_AN_ERROR
+        while self._under_way() and not self.failed and time.monotonic() < given_up:
+            time.sleep(BETWEEN_LOOKS)
+        if self._under_way():
+            return
         try:
             self._manager.close()
         except Exception as error:  # of a save that has failed, and has been reported
@@ -212,6 +226,21 @@ class Checkpoints:
         if self._place is not None:
             self._place.check()
 
+    def _under_way(self) -> bool:
+        """Whether a save waits for another process; one process alone has nobody to wait for."""
+        return jax.process_count() > 1 and self._manager.is_saving_in_progress()
+
+    def _meet(self, *, key: str, timeout_ms: int) -> None:
+        """Where the threads in which Orbax saves wait for those of the other processes.
+
+        After a failure Orbax comes here too, while it cleans up, for minutes to no purpose: the
+        others wait elsewhere, for what has failed here.
+        """
+        if threading.get_ident() != self._caller and (error := sys.exception()):
+            self._error = error
+            raise error
+        self._barrier(key=key, timeout_ms=timeout_ms)
+
     @contextlib.contextmanager
     def _saving(self, step: int | None) -> Iterator[None]:
         try:
@@ -219,12 +248,13 @@ class Checkpoints:
         except jax.errors.JaxRuntimeError:  # of the step whose results were to be saved
             raise
         except Exception as error:  # Orbax raises what its threads, tensorstore or the system do
+            self._error = error
             self._check_place()
             intact = [f.name for f in self.folder.glob("*") if f.name.isdecimal()]
             last = f"that of step {max(intact, key=int)} is intact" if intact else "there is none"
             raise SaveFailed(
                 f"cannot save the checkpoint of step {step} in {str(self.folder)!r}: "
-                f"{_reason(error)}; {last}, and the same command continues from the last"
+                f"{reason(error)}; {last}, and the same command continues from the last"
             ) from error
         self._check_place()  # Orbax would make it anew
 
@@ -242,38 +272,22 @@ class Damaged(Exception):
     """A checkpoint whose files are incomplete or hold something else than was saved."""
 
 
-def _agree(problem: Damaged | None) -> None:
+@contextlib.contextmanager
+def _agreed(otherwise: str) -> Iterator[None]:
     """Raises Damaged where any process, each of which reads its own parts, met a problem."""
+    problem = None
+    try:
+        yield
+    except Damaged as damage:
+        problem = damage
+    except Exception as error:  # Orbax raises bare Exceptions for damaged files
+        problem = Damaged(f"{otherwise} ({first_line(error)})")
+        problem.__cause__ = error
     if not processes.on_every(problem is None):
         raise problem or Damaged("cannot be read by another process")
 
 
-def leaves_by_path(tree: Any) -> dict[str, Any]:
-    """The leaves by dotted path, so that the files do not depend on Optax's or Flax's classes."""
-    pairs = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in pairs}
-
-
 def _verified(note: dict[str, Any]) -> dict[str, Any]:
-    if note.pop("note_checksum", None) != _json_checksum(note):
+    if note.pop("note_checksum", None) != json_checksum(note):
         raise Damaged("has a note that does not match its checksum")
     return note
-
-
-def _json_checksum(note: dict[str, Any]) -> int:
-    return zlib.crc32(json.dumps(note, sort_keys=True).encode())
-
-
-def _reason(error: Exception) -> str:
-    """What the operating system said, where that can be found in what was made of it."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    known = [os.strerror(n) for n in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS)]
-    known += [os.strerror(n) for n in (errno.ENOENT, errno.EACCES, errno.EIO, errno.ESTALE)]
-    said = str(error).replace("NOT_FOUND", os.strerror(errno.ENOENT))  # as tensorstore says it
-    return next((text for text in known if text in said), _first_line(error))
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:120]

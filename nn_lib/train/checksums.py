@@ -1,6 +1,8 @@
 """Checksums of arrays where they lie, which tell checkpoints that were damaged."""
 
+import json
 import math
+import zlib
 from typing import Any
 
 import jax
@@ -16,6 +18,17 @@ def checksums(leaves: dict[str, Any]) -> dict[str, int]:
     on any number of devices.
     """
     return {path: int(value) for path, value in jax.device_get(_checksums(leaves)).items()}
+
+
+def leaves_by_path(tree: Any) -> dict[str, Any]:
+    """The leaves by dotted path, so that the files do not depend on Optax's or Flax's classes."""
+    pairs = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in pairs}
+
+
+def json_checksum(content: dict[str, Any]) -> int:
+    """Of a note, whatever the order of its keys."""
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
 @jax.jit

@@ -157,7 +157,7 @@ def _train(
                 writer.sample(step, text)
                 progress.say(f"----\n{text}\n----")
 
-            asked = stop.after(step)
+            asked = stop.after(step, checkpoints.failed)
             if asked or save_now:
                 conclude_validation()
                 lines.write()

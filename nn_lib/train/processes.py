@@ -20,6 +20,7 @@ from nn_lib.train.interrupt import StopRequest
 
 BETWEEN_QUESTIONS = 0.5  # seconds, about; a notice of preemption comes half a minute ahead
 MESSAGE = 2000  # bytes
+SAVE_FAILED = 1000  # beyond the numbers of signals
 
 
 def first() -> bool:
@@ -75,6 +76,8 @@ def on_this_machine() -> int:
 class Stop:
     """The request to stop that any of the processes has received, answered after the same step.
 
+    A save that has failed in one of them is such a request too.
+
     The processes ask each other about every half second, and read the answer when they ask next,
     so that no step waits for it. How many steps lie between is agreed in the same way.
     """
@@ -94,7 +97,7 @@ class Stop:
         """The signal that asks all to stop, or None."""
         return self._request.number if self._alone else self._agreed
 
-    def after(self, step: int) -> bool:
+    def after(self, step: int, save_failed: bool = False) -> bool:
         """Whether every process stops after this step; to be called after each."""
         if self._alone or step < self._next:
             return self.number is not None
@@ -104,14 +107,16 @@ class Stop:
         signal = 0
         if self._answer is not None:
             signal, self._gap = map(int, jax.device_get(self._answer))
-        self._answer = self._combine(self._said(int(min(BETWEEN_QUESTIONS / seconds, 100)) or 1))
+        request = SAVE_FAILED if save_failed else self._request.number or 0
+        gap = int(min(BETWEEN_QUESTIONS / seconds, 100)) or 1
+        self._answer = self._combine(self._said(request, gap))
         self._next = step + self._gap
         self._agreed = signal or None
         return bool(signal)
 
-    def _said(self, gap: int) -> jax.Array:
+    def _said(self, request: int, gap: int) -> jax.Array:
         """`int32[devices, 2]`: on each device what its process says."""
-        said = np.array([[self._request.number or 0, gap]], np.int32)
+        said = np.array([[request, gap]], np.int32)
         sharding = NamedSharding(self._mesh, PartitionSpec(self._mesh.axis_names))
         shape = (self._mesh.size, 2)
         return jax.make_array_from_callback(shape, sharding, lambda _: said)
