@@ -7,6 +7,7 @@ import numpy as np
 from jax import lax
 
 from nn_lib.checks import UserError
+from nn_lib.layers.activations import at_least_float32
 from nn_lib.layers.fast_paths import is_fast
 
 GroupNorm, InstanceNorm, LayerNorm = nn.GroupNorm, nn.InstanceNorm, nn.LayerNorm
@@ -26,7 +27,7 @@ def local_response_norm(
 
     `[..., C] -> [..., C]`, n = `size`; the window is cut off at the first and the last channel.
     As the paper prints it, alpha is not divided by n; torch and Caffe divide, so that their
-    alpha = 5e-4 is our 1e-4 for n = 5.
+    alpha = 5e-4 is our 1e-4 for n = 5. Half precision is computed in float32.
 
     Krizhevsky, Sutskever & Hinton 2012, "ImageNet classification with deep convolutional neural
     networks".
@@ -34,7 +35,8 @@ def local_response_norm(
     if size < 1:
         raise UserError(f"local_response_norm expects a size of at least 1, got {size}")
     before, after = size // 2, (size - 1) // 2
-    if is_fast(x) and x.dtype != jnp.bfloat16 and x.shape[-1] <= WIDEST_BAND:
+    given, x = x.dtype, at_least_float32(x)
+    if is_fast(x) and x.shape[-1] <= WIDEST_BAND:
         apart = np.subtract.outer(range(x.shape[-1]), range(x.shape[-1]))  # input - output channel
         squares = (x * x) @ ((-before <= apart) & (apart <= after)).astype(x.dtype)
     else:
@@ -44,8 +46,8 @@ def local_response_norm(
     scale = k + alpha * squares
     if beta == 0.75:  # the paper's; two roots are quicker than a power
         root = jnp.sqrt(scale)
-        return x / (root * jnp.sqrt(root))
-    return x * jnp.power(scale, -beta)
+        return (x / (root * jnp.sqrt(root))).astype(given)
+    return (x * jnp.power(scale, -beta)).astype(given)
 
 
 class LocalResponseNorm(nn.Module):

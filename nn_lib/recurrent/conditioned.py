@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from nn_lib.checks import UserError
+from nn_lib.layers.precision import add_bias
 from nn_lib.recurrent.cell import Cell
 
 
@@ -36,7 +37,7 @@ class ConditionedVanillaCell(Cell):
 
     @nn.nowrap
     def project(self, w, x):
-        return x @ w["kernel"] + w["bias"]
+        return add_bias(x @ w["kernel"], w["bias"])
 
     @nn.nowrap
     def step(self, w, carry, projected):

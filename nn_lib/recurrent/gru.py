@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from nn_lib.checks import UserError
+from nn_lib.layers.precision import add_bias
 from nn_lib.recurrent.cell import Cell
 from nn_lib.recurrent.gru_sequence import gru_sequence
 from nn_lib.recurrent.products import product
@@ -48,7 +49,7 @@ class GRUCell(Cell):
 
     @nn.nowrap
     def project(self, w, x):
-        return x @ w["kernel"] + w["bias"]
+        return add_bias(x @ w["kernel"], w["bias"])
 
     @nn.nowrap
     def step(self, w, carry, projected):
@@ -58,7 +59,7 @@ class GRUCell(Cell):
         seen = self.seen(w, h)
         r, z = jnp.split(jax.nn.sigmoid(x_rz + seen @ W_rz), 2, axis=-1)
         if self.reset_after:
-            n = jnp.tanh(x_n + r * (seen @ W_hh + w["bias_hn"]))
+            n = jnp.tanh(x_n + r * add_bias(seen @ W_hh, w["bias_hn"]))
         else:
             n = jnp.tanh(x_n + (r * seen) @ W_hh)
         h = z * h + (1 - z) * n

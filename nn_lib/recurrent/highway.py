@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from nn_lib.layers.precision import add_bias
 from nn_lib.recurrent.arguments import check_size
 from nn_lib.recurrent.cell import Cell
 
@@ -59,7 +60,7 @@ class RecurrentHighwayCell(Cell):
     def step(self, w, carry, projected):
         s = carry
         for R, b in zip(w["recurrent_kernel"], w["bias"]):
-            u, g = jnp.split(projected + self.seen(w, s) @ R + b, 2, axis=-1)
+            u, g = jnp.split(add_bias(projected + self.seen(w, s) @ R, b), 2, axis=-1)
             g = jax.nn.sigmoid(g)
             s = jnp.tanh(u) * g + s * (1 - g)
             projected = 0.0

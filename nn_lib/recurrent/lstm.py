@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.nn import sigmoid
 
 from nn_lib.checks import check_choice
+from nn_lib.layers.precision import add_bias
 from nn_lib.recurrent import lstm_variants
 from nn_lib.recurrent.cell import Cell
 from nn_lib.recurrent.lstm_sequence import lstm_sequence
@@ -58,8 +59,8 @@ class LSTMCell(Cell):
     @nn.nowrap
     def project(self, w, x):
         a = x @ w["kernel"]
-        a = lstm_variants.standardize(a) * w["scale_x"] if self.layer_norm else a
-        return a + w["bias"]
+        a = lstm_variants.standardize(a, w["scale_x"]) if self.layer_norm else a
+        return add_bias(a, w["bias"])
 
     @nn.nowrap
     def step(self, w, carry, projected):

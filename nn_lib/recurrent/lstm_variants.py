@@ -6,6 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from nn_lib.layers.activations import at_least_float32
+from nn_lib.layers.precision import add_bias, scale_by
+
 # What `gates` means: the blocks of the kernels, in their order.
 GATES = {"all": "ifog", "coupled": "fog", "no_forget": "iog"}
 
@@ -45,25 +48,27 @@ def step(cell: Any, w, carry, projected: jax.Array):
     c, h = carry
     product = cell.seen(w, h) @ w["recurrent_kernel"]
     if cell.layer_norm:
-        product = standardize(product) * w["scale_h"]
+        product = standardize(product, w["scale_h"])
     blocks = GATES[cell.gates]
     a = dict(zip(blocks, jnp.split(projected + product, len(blocks), axis=-1)))
 
     def gate(name, c):
-        shown = w[f"peephole_{name}"] * c if cell.peephole else 0.0
+        shown = scale_by(c, w[f"peephole_{name}"]) if cell.peephole else 0.0
         return jax.nn.sigmoid(a[name] + shown)
 
     f = gate("f", c) if "f" in a else 1.0
     i = gate("i", c) if "i" in a else 1 - f
     c = f * c + i * jnp.tanh(a["g"])
-    shown = standardize(c) * w["scale_c"] + w["bias_c"] if cell.layer_norm else c
+    shown = add_bias(standardize(c, w["scale_c"]), w["bias_c"]) if cell.layer_norm else c
     h = gate("o", c) * jnp.tanh(shown)
     if cell.projection:
         h = h @ w["projection_kernel"]
     return (c, h), h
 
 
-def standardize(x: jax.Array) -> jax.Array:
-    """Mean 0 and variance 1 over the last axis."""
-    mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
-    return (x - mean) * jax.lax.rsqrt(variance + 1e-6)
+def standardize(x: jax.Array, scale: jax.Array) -> jax.Array:
+    """Mean 0 and variance 1 over the last axis, times the scale; computed in float32."""
+    wide = at_least_float32(x)
+    mean, variance = wide.mean(-1, keepdims=True), wide.var(-1, keepdims=True)
+    wide = (wide - mean) * jax.lax.rsqrt(variance + 1e-6)
+    return scale_by(wide, scale).astype(x.dtype)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from nn_lib.checks import UserError
+from nn_lib.layers.precision import add_bias
 from nn_lib.recurrent.cell import Cell
 
 
@@ -31,7 +32,7 @@ class MUT1Cell(Cell):
 
     @nn.nowrap
     def project(self, w, x):
-        return jnp.concatenate([x @ w["kernel"], jnp.tanh(x)], axis=-1) + w["bias"]
+        return add_bias(jnp.concatenate([x @ w["kernel"], jnp.tanh(x)], axis=-1), w["bias"])
 
     @nn.nowrap
     def step(self, w, carry, projected):
@@ -61,7 +62,7 @@ class MUT2Cell(Cell):
 
     @nn.nowrap
     def project(self, w, x):
-        return jnp.concatenate([x, x @ w["kernel"]], axis=-1) + w["bias"]
+        return add_bias(jnp.concatenate([x, x @ w["kernel"]], axis=-1), w["bias"])
 
     @nn.nowrap
     def step(self, w, carry, projected):
@@ -87,7 +88,7 @@ class MUT3Cell(Cell):
 
     @nn.nowrap
     def project(self, w, x):
-        return x @ w["kernel"] + w["bias"]
+        return add_bias(x @ w["kernel"], w["bias"])
 
     @nn.nowrap
     def step(self, w, carry, projected):

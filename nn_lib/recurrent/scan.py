@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from nn_lib.checks import UserError
+from nn_lib.layers.precision import like, summable
 from nn_lib.recurrent import noise
 from nn_lib.recurrent.arguments import (
     check_carry,
@@ -148,6 +149,9 @@ class RNN(nn.Module):
             and (again is None or not self.learned_initial_carry)
         )
 
+        kinds = w, fresh
+        w, fresh = summable(kinds)
+
         def step(w, carry, now):
             projected, zone, shift = now
             after, output = cell.step(w, carry, projected)
@@ -164,10 +168,11 @@ class RNN(nn.Module):
             if custom:
                 one = jax.tree.map(lambda leaf: leaf.astype(dtype), (w, x))
                 return cell.sequence(one[0], carry, one[1], _column(again), _column(on))
-            projected = cell.project(w, cell.cast(x))
+            projected = cell.project(like(w, kinds[0]), cell.cast(x))
 
             def body(carry, now):
-                return _guarded(functools.partial(step, w), carry, *now, fresh)
+                here, start = like((w, fresh), kinds)
+                return _guarded(functools.partial(step, here), carry, *now, start)
 
             return lax.scan(body, carry, ((projected, zone, shift), on, again))
 
@@ -235,7 +240,7 @@ class RNN(nn.Module):
         learned = self.param("initial_carry", lambda key: single)
 
         def spread(leaf, zero):
-            return jnp.broadcast_to(leaf.astype(zero.dtype), (batch, *leaf.shape[1:]))
+            return jnp.broadcast_to(leaf, (batch, *leaf.shape[1:])).astype(zero.dtype)
 
         return jax.tree.map(spread, learned, zero)
 

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from nn_lib.layers.precision import add_bias
 from nn_lib.recurrent.cell import Cell
 from nn_lib.recurrent.products import product
 from nn_lib.recurrent.vanilla_sequence import vanilla_sequence
@@ -34,7 +35,7 @@ class VanillaCell(Cell):
 
     @nn.nowrap
     def project(self, w, x):
-        return x @ w["kernel"] + w["bias"]
+        return add_bias(x @ w["kernel"], w["bias"])
 
     @nn.nowrap
     def step(self, w, carry, projected):
