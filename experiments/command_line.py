@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from absl import app, flags
 from ml_collections import config_flags
 
+from experiments import peers
 from experiments.allocator import cpu_only, keep_freed_memory
 from nn_lib.checks import UserError, check_choice, nearest
 from nn_lib.train import Experiment
@@ -86,7 +87,7 @@ def run(
     """Parses the flags and calls `main`; mistakes of the user end the process in one line.
 
     Exit status: 2 after a user's mistake, 1 when training diverged, 74 when something could not be
-    saved, 128 + signal when stopped.
+    saved, 75 when another process of the run has ended, 128 + signal when stopped.
 
     Args:
       join: makes this one of several processes, before `main`; one that fails then ends at once,
@@ -105,7 +106,8 @@ def run(
         try:
             if join is not None:
                 join()
-            main()
+            with _told_of_lost_peers():
+                main()
         except UserError as mistake:
             if DEBUG.value:
                 traceback.print_exc()
@@ -130,6 +132,19 @@ def run(
         if join is not None and jax.distributed.is_initialized():
             _leave_the_others(end)
         raise
+
+
+@contextlib.contextmanager
+def _told_of_lost_peers() -> Iterator[None]:
+    """Ends in one line what can only fail since another process has ended, whose line says why."""
+    try:
+        yield
+    except Exception as error:
+        if not (jax.distributed.is_initialized() and peers.gone(error)):
+            raise
+        if DEBUG.value:
+            traceback.print_exc()
+        _fail(peers.LINE, peers.STATUS)
 
 
 def program() -> str:
