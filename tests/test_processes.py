@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -84,18 +85,34 @@ def losses(workdir):
     return {line["step"]: line["loss"] for line in lines if line["split"] == "train"}
 
 
+def batches(workdir):
+    """The checksums of the global batches, a line for each step that was taken."""
+    return (workdir / "batches.jsonl").read_text().splitlines()
+
+
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_run_saved_by_two_processes_continues_in_one_and_in_four(tmp_path, system):
-    for name, stages in (("whole", [(2, 2, 60)]), ("moved", [(2, 1, 20), (1, 3, 40), (4, 1, 60)])):
-        for count, devices, steps in stages:
-            workdir = tmp_path / name
-            done = together(count, devices, *arguments(system, workdir, steps))
-            assert done.returncode == 0, done.stdout
-    ours, theirs = (final_leaves(tmp_path / name, 60) for name in ("moved", "whole"))
-    for path, leaf in theirs.items():
-        if path.startswith(("params", "carry", "model_state")):
-            np.testing.assert_allclose(ours[path], leaf, rtol=1e-2, atol=2e-3, err_msg=path)
-    assert losses(tmp_path / "moved") == pytest.approx(losses(tmp_path / "whole"), rel=1e-3)
+    def go_on(name, processes, devices, steps):
+        _, *rest = arguments(system, tmp_path / name, steps)
+        done = together(processes, devices, "tests.recorded_run", *rest)
+        assert done.returncode == 0, done.stdout
+
+    go_on("whole", 2, 2, 40)
+    go_on("four", 2, 1, 20)
+    shutil.copytree(tmp_path / "four", tmp_path / "one")
+    go_on("four", 4, 1, 40)
+    go_on("one", 1, 3, 40)
+    theirs = final_leaves(tmp_path / "whole", 40)
+    expected = batches(tmp_path / "whole")
+    assert [json.loads(line)["step"] for line in expected] == list(range(1, 41))
+    assert len({json.loads(line)["batch"] for line in expected}) > 35
+    for name in ("four", "one"):
+        assert batches(tmp_path / name) == expected
+        ours = final_leaves(tmp_path / name, 40)
+        for path, leaf in theirs.items():
+            if path.startswith(("params", "carry", "model_state")):
+                np.testing.assert_allclose(ours[path], leaf, rtol=1e-2, atol=2e-3, err_msg=path)
+        assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "whole"), rel=1e-3)
 
 
 def test_a_run_of_four_devices_continues_on_eight(tmp_path):
