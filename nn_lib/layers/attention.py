@@ -6,6 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from nn_lib.layers.dense import Dense
+from nn_lib.layers.precision import add_bias
+
 
 def attention_weights(scores: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     """`alpha = softmax(e)` over the last axis, exactly zero where the mask is false.
@@ -36,7 +39,7 @@ def additive_scores(query: jax.Array, keys: jax.Array, v: jax.Array) -> jax.Arra
     Bahdanau, Cho & Bengio 2015, "Neural machine translation by jointly learning to align and
     translate": q = W h, k_s = U a_s.
     """
-    return jnp.tanh(query[:, None] + keys) @ v
+    return jnp.tanh(add_bias(keys, query[:, None])) @ v
 
 
 def multiplicative_scores(query: jax.Array, keys: jax.Array) -> jax.Array:
@@ -60,6 +63,6 @@ class AttentionPooling(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        u = jnp.tanh(nn.Dense(self.features, dtype=self.dtype)(x))
-        scores = nn.Dense(1, use_bias=False, dtype=self.dtype, name="query")(u)[..., 0]
+        u = jnp.tanh(Dense(self.features, dtype=self.dtype)(x))
+        scores = Dense(1, use_bias=False, dtype=self.dtype, name="query")(u)[..., 0]
         return attend(attention_weights(scores, mask), x)

@@ -11,6 +11,7 @@ from nn_lib.checks import UserError, check_choice
 from nn_lib.layers import convolution_forms, fast_convolution
 from nn_lib.layers.convolution_forms import Geometry
 from nn_lib.layers.fast_paths import is_fast, is_in_automatic_mesh
+from nn_lib.layers.precision import add_bias
 from nn_lib.layers.windows import Extent, Padding, explicit_padding, per_dimension
 
 PADDING_MODES = {"zeros": "constant", "reflect": "reflect", "circular": "wrap"}
@@ -190,7 +191,7 @@ class Conv(nn.Module):
         bias = None
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
         y = convolve(
             x,
             kernel,
@@ -201,7 +202,7 @@ class Conv(nn.Module):
             groups=self.groups,
             flip=self.flip,
         )
-        return y if bias is None else y + bias
+        return y if bias is None else add_bias(y, bias)
 
 
 class ConvTranspose(nn.Module):
@@ -244,7 +245,7 @@ class ConvTranspose(nn.Module):
         bias = None
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
-        y, kernel, bias = nn.dtypes.promote_dtype(y, kernel, bias, dtype=self.dtype)
+        y, kernel = nn.dtypes.promote_dtype(y, kernel, dtype=self.dtype)
         x = convolve_transposed(
             y,
             kernel,
@@ -256,7 +257,7 @@ class ConvTranspose(nn.Module):
             flip=self.flip,
             output_padding=self.output_padding,
         )
-        return x if bias is None else x + bias
+        return x if bias is None else add_bias(x, bias)
 
 
 def check_inputs(who: str, window: Sequence[int], x: jax.Array) -> None:

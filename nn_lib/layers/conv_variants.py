@@ -11,6 +11,7 @@ from jax import lax
 
 from nn_lib.checks import UserError
 from nn_lib.layers.conv import Conv, check_inputs
+from nn_lib.layers.precision import add_bias
 from nn_lib.layers.windows import Extent, Padding, explicit_padding, per_dimension
 
 
@@ -126,7 +127,7 @@ class LocallyConnected(nn.Module):
         bias = None
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (*out, self.features), self.param_dtype)
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
         letters = "DHW"[3 - spatial :]
         with jax.named_scope("macs=0"):  # for summaries: these are copies
             x = lax.conv_general_dilated_patches(
@@ -137,4 +138,4 @@ class LocallyConnected(nn.Module):
                 dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
             )
         y = jnp.einsum("n...k,...ko->n...o", x, kernel)
-        return y if bias is None else y + bias
+        return y if bias is None else add_bias(y, bias)

@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from nn_lib.layers.dense import Dense
+
 
 class Highway(nn.Module):
     """`T = sigma(W_T x + b_T); y = T . f(W_H x + b_H) + (1 - T) . x`, `[..., F] -> [..., F]`.
@@ -24,6 +26,6 @@ class Highway(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         width = x.shape[-1]
         start = nn.initializers.constant(self.gate_bias)
-        T = jax.nn.sigmoid(nn.Dense(width, bias_init=start, dtype=self.dtype, name="gate")(x))
-        H = self.activation(nn.Dense(width, dtype=self.dtype, name="transform")(x))
+        T = jax.nn.sigmoid(Dense(width, bias_init=start, dtype=self.dtype, name="gate")(x))
+        H = self.activation(Dense(width, dtype=self.dtype, name="transform")(x))
         return T * H + (1 - T) * x

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from nn_lib.checks import UserError
 from nn_lib.layers.conv import check_inputs, convolve
 from nn_lib.layers.pooling import sum_pool
+from nn_lib.layers.precision import add_bias, scale_by
 
 
 def lenet_uniform(fan_in: int) -> Callable:
@@ -42,8 +43,8 @@ class Subsampling(nn.Module):
         shape, dtype = (x.shape[-1],), self.param_dtype
         coefficient = self.param("coefficient", lenet_uniform(fan_in), shape, dtype)
         bias = self.param("bias", nn.initializers.zeros, shape, dtype)
-        x, coefficient, bias = nn.dtypes.promote_dtype(x, coefficient, bias, dtype=self.dtype)
-        return coefficient * sum_pool(x, self.window) + bias
+        (x,) = nn.dtypes.promote_dtype(x, dtype=self.dtype)
+        return add_bias(scale_by(sum_pool(x, self.window), coefficient), bias)
 
 
 class PartialConv(nn.Module):
@@ -87,11 +88,11 @@ class PartialConv(nn.Module):
         weights = self.param("kernel", init, (*self.window, len(links)), self.param_dtype)
         shape = (len(self.table),)
         bias = self.param("bias", nn.initializers.zeros, shape, self.param_dtype)
-        x, weights, bias = nn.dtypes.promote_dtype(x, weights, bias, dtype=self.dtype)
+        x, weights = nn.dtypes.promote_dtype(x, weights, dtype=self.dtype)
         kernel = jnp.zeros((*self.window, x.shape[-1], len(self.table)), weights.dtype)
         kernel = kernel.at[..., inputs, outputs].set(weights)
         places = math.prod(n - k + 1 for n, k in zip(x.shape[1:], self.window))
         macs = x.shape[0] * places * math.prod(self.window) * len(links)
         with jax.named_scope(f"macs={macs}"):  # the zeros are no connections
             y = convolve(x, kernel)
-        return y + bias
+        return add_bias(y, bias)

@@ -10,6 +10,7 @@ import jax
 from nn_lib.checks import check_choice
 from nn_lib.layers import Apply, Conv, LocalResponseNorm, adaptive_avg_pool, max_pool
 from nn_lib.layers.activations import at_least_float32
+from nn_lib.layers.dense import Dense
 from nn_lib.models.image_model import ImageModel
 
 ORDERS = ("pool_norm", "norm_pool", "pool")
@@ -93,8 +94,8 @@ class AlexNet(ImageModel):
             name=f"conv{i}",
         )
 
-    def _dense(self, features: int, name: str, *, bias: float = 0.0) -> nn.Dense:
-        return nn.Dense(
+    def _dense(self, features: int, name: str, *, bias: float = 0.0) -> Dense:
+        return Dense(
             features,
             kernel_init=nn.initializers.normal(0.01),
             bias_init=nn.initializers.constant(bias),

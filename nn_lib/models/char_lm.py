@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from nn_lib.layers.activations import at_least_float32
+from nn_lib.layers.dense import Dense, Embed
 from nn_lib.layers.precision import Composite
 from nn_lib.recurrent import RNN, LSTMCell, Stacked
 
@@ -38,10 +39,10 @@ class CharLM(Composite):
 
     def setup(self):
         if self.embedding:
-            self.embed = nn.Embed(self.vocab_size, self.embedding, dtype=self.dtype)
+            self.embed = Embed(self.vocab_size, self.embedding, dtype=self.dtype)
         self.recurrent = self._stack()
         self.drop = nn.Dropout(self.dropout)
-        self.output = nn.Dense(self.vocab_size, kernel_init=self.output_init, dtype=self.dtype)
+        self.output = Dense(self.vocab_size, kernel_init=self.output_init, dtype=self.dtype)
 
     def __call__(self, inputs, carry=None, reset=None, mask=None, train: bool = False):
         # One-hot times a kernel is a row look-up; the driver's projection does it as a product.

@@ -7,6 +7,7 @@ import jax
 
 from nn_lib.layers import Apply, Conv, max_pool
 from nn_lib.layers.activations import at_least_float32
+from nn_lib.layers.dense import Dense
 from nn_lib.models.image_model import ImageModel
 
 
@@ -31,11 +32,11 @@ class CifarNet(ImageModel):
             x = Apply(_pool, name=f"pool{i}")(x)
         x = x.reshape(x.shape[0], -1)
         for i, features in enumerate((120, 84), start=1):
-            x = nn.Dense(features, dtype=self.dtype, name=f"fc{i}")(x)
+            x = Dense(features, dtype=self.dtype, name=f"fc{i}")(x)
             x = Apply(nn.relu, name=f"relu{i + 2}")(x)
         if self.num_classes is None:
             return x
-        return at_least_float32(nn.Dense(self.num_classes, dtype=self.dtype, name="fc3")(x))
+        return at_least_float32(Dense(self.num_classes, dtype=self.dtype, name="fc3")(x))
 
 
 def _pool(x: jax.Array) -> jax.Array:

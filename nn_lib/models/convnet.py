@@ -10,6 +10,7 @@ from nn_lib.checks import UserError
 from nn_lib.layers import BatchNorm, Conv, global_avg_pool
 from nn_lib.layers.activations import at_least_float32
 from nn_lib.layers.conv import Padding
+from nn_lib.layers.dense import Dense
 
 
 class ConvNet(nn.Module):
@@ -62,4 +63,4 @@ class ConvNet(nn.Module):
         x = global_avg_pool(x) if self.global_pool else x.reshape(x.shape[0], -1)
         if self.num_classes is None:
             return x
-        return at_least_float32(nn.Dense(self.num_classes, dtype=self.dtype)(x))
+        return at_least_float32(Dense(self.num_classes, dtype=self.dtype)(x))

@@ -17,6 +17,7 @@ from nn_lib.layers import (
     max_pool,
 )
 from nn_lib.layers.activations import at_least_float32
+from nn_lib.layers.dense import Dense
 from nn_lib.models.image_model import ImageModel
 
 # Table 1 of the paper: 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool project.
@@ -91,7 +92,7 @@ class GoogLeNet(ImageModel):
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         if self.num_classes is None:
             return x
-        logits = nn.Dense(self.num_classes, dtype=self.dtype, name="linear")(x)
+        logits = Dense(self.num_classes, dtype=self.dtype, name="linear")(x)
         logits = at_least_float32(logits)
         return (logits, tuple(heads)) if train and heads else logits
 
@@ -148,9 +149,9 @@ class AuxiliaryHead(nn.Module):
         )
         x = unit(x, train)
         x = x.reshape(x.shape[0], -1)
-        x = nn.relu(nn.Dense(1024, dtype=self.dtype, name="fc1")(x))
+        x = nn.relu(Dense(1024, dtype=self.dtype, name="fc1")(x))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return at_least_float32(nn.Dense(self.num_classes, dtype=self.dtype, name="fc2")(x))
+        return at_least_float32(Dense(self.num_classes, dtype=self.dtype, name="fc2")(x))
 
 
 def _halve(x: jax.Array, window: int = 3) -> jax.Array:

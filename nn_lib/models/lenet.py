@@ -12,6 +12,7 @@ import jax
 from nn_lib.checks import UserError
 from nn_lib.layers import Apply, Conv, max_pool
 from nn_lib.layers.activations import at_least_float32
+from nn_lib.layers.dense import Dense
 from nn_lib.models.image_model import ImageModel
 
 
@@ -34,10 +35,10 @@ class LeNet5(ImageModel):
         x = Apply(_pool, name="S2")(f(Conv(6, (5, 5), dtype=self.dtype, name="C1")(images)))
         x = Apply(_pool, name="S4")(f(Conv(16, (5, 5), dtype=self.dtype, name="C3")(x)))
         x = f(Conv(120, (5, 5), dtype=self.dtype, name="C5")(x)).reshape(x.shape[0], 120)
-        x = f(nn.Dense(84, dtype=self.dtype, name="F6")(x))
+        x = f(Dense(84, dtype=self.dtype, name="F6")(x))
         if self.num_classes is None:
             return x
-        return at_least_float32(nn.Dense(self.num_classes, dtype=self.dtype, name="output")(x))
+        return at_least_float32(Dense(self.num_classes, dtype=self.dtype, name="output")(x))
 
 
 def check_32(who: str, images: jax.Array) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from nn_lib.checks import UserError
 from nn_lib.layers import Conv, PartialConv, Subsampling, lenet_squash
 from nn_lib.layers.activations import at_least_float32
+from nn_lib.layers.dense import Dense
 from nn_lib.layers.subsampling import lenet_uniform
 from nn_lib.models.image_model import ImageModel
 from nn_lib.models.lenet import check_32
@@ -74,7 +75,7 @@ class LeNet5Original(ImageModel):
         x = f(PartialConv(C3_TABLE, (5, 5), dtype=self.dtype, name="C3")(x))
         x = f(Subsampling(dtype=self.dtype, name="S4")(x))
         x = f(self._conv(120, 25 * 16, "C5")(x)).reshape(x.shape[0], 120)
-        F6 = nn.Dense(84, kernel_init=lenet_uniform(120), dtype=self.dtype, name="F6")
+        F6 = Dense(84, kernel_init=lenet_uniform(120), dtype=self.dtype, name="F6")
         x = f(F6(x))
         if self.num_classes is None:
             return x

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 
 from nn_lib.layers.activations import at_least_float32
+from nn_lib.layers.dense import Dense
 
 
 class MLP(nn.Module):
@@ -25,11 +26,11 @@ class MLP(nn.Module):
     def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
         x = inputs.reshape(inputs.shape[0], -1)
         for width in self.hidden:
-            x = self.activation(nn.Dense(width, dtype=self.dtype)(x))
+            x = self.activation(Dense(width, dtype=self.dtype)(x))
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
         if self.num_classes is None:
             return x
-        return at_least_float32(nn.Dense(self.num_classes, dtype=self.dtype)(x))
+        return at_least_float32(Dense(self.num_classes, dtype=self.dtype)(x))
 
 
 class Linear(nn.Module):

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 
 from nn_lib.layers.activations import at_least_float32
+from nn_lib.layers.dense import Dense
 from nn_lib.layers.precision import Composite
 
 
@@ -27,6 +28,6 @@ class MultiHead(Composite):
     def __call__(self, inputs: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         features = self.trunk(inputs, train=train)
         return {
-            name: at_least_float32(nn.Dense(outputs, dtype=self.dtype, name=name)(features))
+            name: at_least_float32(Dense(outputs, dtype=self.dtype, name=name)(features))
             for name, outputs in self.heads
         }

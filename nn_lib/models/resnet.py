@@ -11,6 +11,7 @@ from nn_lib.checks import UserError, check_choice
 from nn_lib.layers import Apply, BatchNorm, Conv, ResidualBlock, global_avg_pool, max_pool
 from nn_lib.layers.activations import at_least_float32
 from nn_lib.layers.blocks import he_normal
+from nn_lib.layers.dense import Dense
 from nn_lib.layers.residual import SHORTCUTS
 from nn_lib.models.image_model import ImageModel
 
@@ -86,7 +87,7 @@ class ResNet(ImageModel):
         x = Apply(global_avg_pool, name="pool_last")(x)
         if self.num_classes is None:
             return x
-        return at_least_float32(nn.Dense(self.num_classes, dtype=self.dtype, name="linear")(x))
+        return at_least_float32(Dense(self.num_classes, dtype=self.dtype, name="linear")(x))
 
     def _norm(self, name: str, train: bool) -> BatchNorm:
         return BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype, name=name)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from nn_lib.checks import check_choice
 from nn_lib.layers.activations import at_least_float32
+from nn_lib.layers.dense import Dense, Embed
 from nn_lib.layers.precision import Composite
 from nn_lib.recurrent import RNN, BahdanauCell, Bidirectional, LSTMCell, LuongCell, Stacked
 from nn_lib.recurrent.cell import Cell
@@ -58,8 +59,8 @@ class Seq2Seq(Composite):
 
     def setup(self):
         check_choice("Seq2Seq.attention", self.attention, ATTENTIONS)
-        self.embed_source = nn.Embed(self.vocab_size, self.embedding, dtype=self.dtype)
-        self.embed_target = nn.Embed(self.target_size, self.embedding, dtype=self.dtype)
+        self.embed_source = Embed(self.vocab_size, self.embedding, dtype=self.dtype)
+        self.embed_target = Embed(self.target_size, self.embedding, dtype=self.dtype)
         self.drop = nn.Dropout(self.dropout)
         layers = [self._encoding_layer() for _ in range(self.num_layers)]
         self.encoder = Stacked(layers, self.dropout)
@@ -73,13 +74,13 @@ class Seq2Seq(Composite):
                 features, cell=self._cell(), memory_features=memory, dtype=self.cell.dtype
             )
             self.looking = RNN(attending)
-            self.readout = nn.Dense(width, dtype=self.dtype)
+            self.readout = Dense(width, dtype=self.dtype)
             plain = plain[1:]
         self.decoder = Stacked(plain, self.dropout)
         if self._bridged:
             states = jax.tree.leaves(self._zero_carry())
-            self.bridge = [nn.Dense(leaf.shape[-1], dtype=self.dtype) for leaf in states]
-        self.output = nn.Dense(self.target_size, dtype=self.dtype)
+            self.bridge = [Dense(leaf.shape[-1], dtype=self.dtype) for leaf in states]
+        self.output = Dense(self.target_size, dtype=self.dtype)
 
     def __call__(
         self,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from nn_lib.checks import check_choice
 from nn_lib.layers.activations import at_least_float32
+from nn_lib.layers.dense import Dense
 from nn_lib.layers.precision import Composite
 
 
@@ -34,7 +35,7 @@ class SequenceClassifier(Composite):
     def __call__(self, inputs, carry=None, reset=None, mask=None, train: bool = False):
         check_choice("SequenceClassifier.readout", self.readout, READOUTS)
         if self.embedding:
-            inputs = nn.Dense(self.embedding, dtype=self.dtype)(inputs)
+            inputs = Dense(self.embedding, dtype=self.dtype)(inputs)
         carry, outputs = self.layer(
             inputs, mask=mask, reset=reset, initial_carry=carry, train=train
         )
@@ -42,7 +43,7 @@ class SequenceClassifier(Composite):
             mask = jnp.ones(outputs.shape[:2], bool)
         x = READOUTS[self.readout](outputs, mask)
         if self.num_classes is not None:
-            x = at_least_float32(nn.Dense(self.num_classes, dtype=self.dtype)(x))
+            x = at_least_float32(Dense(self.num_classes, dtype=self.dtype)(x))
         return x, carry
 
     @nn.nowrap

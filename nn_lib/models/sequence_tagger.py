@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from nn_lib.layers.activations import at_least_float32
+from nn_lib.layers.dense import Dense, Embed
 from nn_lib.layers.precision import Composite
 from nn_lib.recurrent import RNN, Bidirectional, LSTMCell
 
@@ -38,10 +39,10 @@ class SequenceTagger(Composite):
     @nn.compact
     def __call__(self, inputs, mask=None, train=False):
         if self.embedding:
-            x = nn.Embed(self.vocab_size, self.embedding, dtype=self.dtype)(inputs)
+            x = Embed(self.vocab_size, self.embedding, dtype=self.dtype)(inputs)
         else:
             x = jnp.eye(self.vocab_size, dtype=self.dtype)[inputs]
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         _, x = self.layer(x, mask=mask, train=train)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return at_least_float32(nn.Dense(self.num_classes, dtype=self.dtype)(x))
+        return at_least_float32(Dense(self.num_classes, dtype=self.dtype)(x))

@@ -16,6 +16,7 @@ from nn_lib.checks import check_choice
 from nn_lib.layers import Conv
 from nn_lib.layers.activations import at_least_float32
 from nn_lib.layers.attention import AttentionPooling
+from nn_lib.layers.dense import Dense, Embed
 from nn_lib.layers.precision import Composite
 from nn_lib.recurrent import RNN, Bidirectional, LSTMCell, Stacked
 
@@ -124,12 +125,12 @@ class TextClassifier(Composite):
         if mask is None:
             mask = jnp.ones(inputs.shape, bool)
         if self.embedding:
-            x = nn.Embed(self.vocab_size, self.embedding, dtype=self.dtype)(inputs)
+            x = Embed(self.vocab_size, self.embedding, dtype=self.dtype)(inputs)
         else:
             x = jnp.eye(self.vocab_size, dtype=self.dtype)[inputs]
         x = nn.Dropout(self.embedding_dropout, deterministic=not train)(x)
         x = self.encoder(x, mask, train=train)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         if self.num_classes is not None:
-            x = at_least_float32(nn.Dense(self.num_classes, dtype=self.dtype)(x))
+            x = at_least_float32(Dense(self.num_classes, dtype=self.dtype)(x))
         return x

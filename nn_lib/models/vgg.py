@@ -9,6 +9,7 @@ import jax
 
 from nn_lib.layers import Apply, ConvUnit, adaptive_avg_pool, max_pool
 from nn_lib.layers.activations import at_least_float32
+from nn_lib.layers.dense import Dense
 from nn_lib.models.image_model import ImageModel
 
 
@@ -70,9 +71,9 @@ class VGG(ImageModel):
             x = unit(x, train)
         return x
 
-    def _dense(self, features: int, name: str) -> nn.Dense:
+    def _dense(self, features: int, name: str) -> Dense:
         init = nn.initializers.normal(0.01)
-        return nn.Dense(features, kernel_init=init, dtype=self.dtype, name=name)
+        return Dense(features, kernel_init=init, dtype=self.dtype, name=name)
 
 
 VGG11 = functools.partial(VGG, (1, 1, 2, 2, 2))
