@@ -80,23 +80,36 @@ def join() -> None:
 def _address() -> dict[str, Any]:
     """What the flags or else the launcher's variables say; {} where neither do."""
     names = ("coordinator_address", "num_processes", "process_id")
-    values = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
-    if all(value is None for value in values):
-        variables = [os.environ.get(f"JAX_{name.upper()}") for name in names]
-        if DISTRIBUTED.value or not all(variables):
+    said = {name: f"--{name}" for name in names} | {names[0]: "--coordinator"}
+    values: dict[str, Any] = dict(
+        zip(names, (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value))
+    )
+    if all(value is None for value in values.values()):
+        said = {name: f"JAX_{name.upper()}" for name in names}
+        values = {name: os.environ.get(variable) or None for name, variable in said.items()}
+        if DISTRIBUTED.value or all(value is None for value in values.values()):
             return {}
-        values = (variables[0], int(variables[1] or 0), int(variables[2] or 0))
-    coordinator, count, index = values
-    if coordinator is None or count is None or index is None:
+    missing = [said[name] for name in names if values[name] is None]
+    if missing:
         raise UserError(
-            "--coordinator=host:port, --num_processes and --process_id belong together; "
-            "--distributed alone asks the cluster"
+            f"{said[names[0]]}=host:port, {said[names[1]]} and {said[names[2]]} belong together, "
+            f"and {' and '.join(missing)} is missing; --distributed alone asks the cluster"
         )
+    coordinator = values[names[0]]
     if not coordinator.rpartition(":")[2].isdecimal() or not coordinator.rpartition(":")[0]:
-        raise UserError(f"--coordinator must be host:port, got {coordinator!r}")
-    if index >= count:
-        raise UserError(f"--process_id must be below --num_processes {count}, got {index}")
-    return dict(zip(names, (coordinator, count, index)))
+        raise UserError(f"{said[names[0]]} must be host:port, got {coordinator!r}")
+    for name, least in zip(names[1:], (1, 0)):
+        if not str(values[name]).isdecimal() or int(values[name]) < least:
+            raise UserError(
+                f"{said[name]} must be a whole number, {least} or more, got {values[name]!r}"
+            )
+        values[name] = int(values[name])
+    if values[names[2]] >= values[names[1]]:
+        raise UserError(
+            f"{said[names[2]]} must be below {said[names[1]]} {values[names[1]]}, got "
+            f"{values[names[2]]}"
+        )
+    return values
 
 
 def _check_port(coordinator: str) -> None:
