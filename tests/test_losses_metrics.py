@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from nn_lib import losses, metrics, objectives
 from nn_lib.checks import UserError
 from nn_lib.models import Linear
+from nn_lib.train import pictures
 
 
 def test_cross_entropy_and_its_gradient_are_the_worked_example(x64):
@@ -202,3 +204,10 @@ def test_lenets_loss_pulls_the_right_penalty_down_and_pushes_the_others_up(x64):
     np.testing.assert_allclose(alone, 5 - 5, atol=1e-12)
     slope = jax.grad(lambda y: losses.maximum_a_posteriori(-y, jnp.array([1])).sum())(penalties)
     assert slope[0, 1] > 0 > max(slope[0, 0], slope[0, 2])
+
+
+def test_the_picture_of_a_thousand_classes_is_no_larger_than_that_of_thirty(tmp_path):
+    matrix = np.eye(1000) * 50
+    file = pictures.confusion_matrix(tmp_path, matrix, [str(i) for i in range(1000)], "test")
+    width, height = Image.open(file).size
+    assert 1000 <= width <= 1500 and 1000 <= height <= 1500

@@ -29,8 +29,8 @@ def learning_curve(workdir: Path, names: tuple[str, ...]) -> Path:
 
 
 def confusion_matrix(workdir: Path, matrix: np.ndarray, class_names, split: str) -> Path:
-    """Rows are true classes, columns predicted ones; every cell shows its count."""
-    figure, (axis,) = _figure(1, size=max(4.8, 0.45 * len(matrix)))
+    """Rows are true classes, columns predicted ones; up to 30, every cell shows its count."""
+    figure, (axis,) = _figure(1, size=min(max(4.8, 0.45 * len(matrix)), 13.5))
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if len(matrix) <= 30:
