@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from experiments import command_line
+from experiments import command_line, config_files
 from nn_lib.analysis import gradient_flow
 from nn_lib.checks import UserError
 from nn_lib.data import load
@@ -63,7 +63,7 @@ def main() -> None:
 def _model_of(source: str) -> tuple[Experiment, dict]:
     """The experiment, complete, and the variables to look at."""
     if Path(source.partition(":")[0]).is_file():
-        run = Run.prepare(command_line.load_config(source))
+        run = Run.prepare(config_files.load_config(source))
         return run.experiment, run.initial_state.evaluated
     if not Path(source).is_dir():
         raise UserError(f"--runs: {source!r} is neither a config nor a work directory")

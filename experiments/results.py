@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import command_line
+from experiments import command_line, config_files
 from nn_lib.checks import UserError, nearest
 from nn_lib.search import ledger
 from nn_lib.search.runner import Runner
@@ -84,7 +84,7 @@ def measure(row: ledger.Promise, commit: str, device: str, stop) -> ledger.Measu
         return f"skipped: set the environment variable in {' '.join(absent)}"
     is_config = row.source.parent.name == "configs"
     location = f"{row.source}:{row.variant}"
-    steps = command_line.load_config(location).num_steps if is_config else 0
+    steps = config_files.load_config(location).num_steps if is_config else 0
     base = (
         ["experiments.train", f"--config={location}"]
         if is_config

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from experiments import command_line
+from experiments import command_line, config_files
 from nn_lib import models
 from nn_lib.analysis import googlenet_table, memory, summarize
 from nn_lib.checks import UserError, nearest
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def of_config(location: str):
-    experiment = command_line.load_config(location)
+    experiment = config_files.load_config(location)
     if INPUTS.value:
         if not all(side.isdigit() and int(side) for side in INPUTS.value):
             raise UserError(f"--inputs expects numbers, as in 32,32,3, got {INPUTS.value}")

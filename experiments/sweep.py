@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from experiments import command_line
+from experiments import command_line, config_files
 from experiments.live import LiveTable
 from nn_lib.checks import UserError, check_choice
 from nn_lib.search import report, space, sweep
@@ -22,7 +22,7 @@ from nn_lib.train import codec
 from nn_lib.train.interrupt import Interrupted, stop_on_signals
 from nn_lib.train.run import Run
 
-CONFIG = command_line.define_config()
+CONFIG = config_files.define_config()
 WORKDIR = flags.DEFINE_string("workdir", "", "Where the sweep lives; the same again continues it.")
 SEARCH = flags.DEFINE_multi_string(
     "search", [], "FIELD=RANGE, once per field; a range is " + space.EXAMPLES + "."
@@ -94,9 +94,9 @@ def make_plan() -> sweep.Plan:
     if HALVING.value == 1 or HALVING.value < 0:
         raise UserError(f"--halving={HALVING.value} must be 2 or more, or 0 for none")
     plan = sweep.Plan(
-        config=command_line.config_location(),
+        config=config_files.config_location(),
         experiment=codec.encode(experiment),
-        overrides=tuple(command_line.overrides(sys.argv)),
+        overrides=tuple(config_files.overrides(sys.argv)),
         search=tuple(SEARCH.value),
         mode=MODE.value,
         trials=TRIALS.value,
@@ -118,7 +118,7 @@ def make_plan() -> sweep.Plan:
             raise UserError(
                 f"--search: {field} is also fixed by an override; leave one of them out"
             )
-        space.check_values(field, axis, command_line.field_value(experiment, field))
+        space.check_values(field, axis, config_files.field_value(experiment, field))
     if plan.halving and len(plan.rungs()) == 1:
         raise UserError(
             f"--halving={plan.halving} has one rung: num_steps {plan.steps} is less than "

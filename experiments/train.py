@@ -8,7 +8,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import command_line, distributed
+from experiments import command_line, config_files, distributed
 from experiments.tables import metrics_table
 from nn_lib.train import fit
 from nn_lib.train.processes import first
@@ -16,7 +16,7 @@ from nn_lib.train.tracing import Steps
 from nn_lib.train.watchdog import STEP_LIMIT as STEP_LIMIT_DEFAULT
 from nn_lib.train.workdir import read_facts
 
-CONFIG = command_line.define_config()
+CONFIG = config_files.define_config()
 WORKDIR = flags.DEFINE_string("workdir", "", "Where the run lives; the same again continues it.")
 PROFILE = flags.DEFINE_string(
     "profile",
