@@ -11,6 +11,14 @@ import pytest
 from tests.processes import ROOT, run, start
 
 
+@pytest.fixture(autouse=True, scope="module")
+def terminal_that_can_end():
+    """Under nohup the tests would hand on that SIGHUP is to be ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def script(text: str, *options):
     return (*options, "--", sys.executable, "-c", text)
 
