@@ -18,6 +18,7 @@ from experiments.forks import PATIENCE, Forked
 # How a run may end that cannot go on, by its status: what docs/reliability.md says.
 DOCUMENTED = {2: "none of the checkpoints in .* is intact", 74: "cannot (save|write) "}
 ANY = range(-64, 256)
+STEPS = 120  # of a run
 
 
 def kill(run: Forked, workdir: Path, duration: float, rng: random.Random) -> Container[int] | None:
@@ -45,12 +46,16 @@ def kill_in_a_save(
 def terminate(
     run: Forked, workdir: Path, duration: float, rng: random.Random
 ) -> Container[int] | None:
-    """SIGTERM to one of the processes at any moment; before its first steps it may just end."""
+    """SIGTERM to one of the processes at any moment.
+
+    It may just end where there is nothing to save: before its first steps and after its last.
+    """
     there = _sleep_or_end(run, rng.uniform(0.1, 1) * duration)
     early = not _whole(workdir)
     if not (there and run.signal(signal.SIGTERM, rng)):
         return None
-    return (0, 143, -signal.SIGTERM) if early else (0, 143)
+    late = any(int(checkpoint.name) == STEPS for checkpoint in _whole(workdir))
+    return (0, 143, -signal.SIGTERM) if early or late else (0, 143)
 
 
 def no_space(

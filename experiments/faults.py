@@ -28,14 +28,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from experiments.fault_kinds import ANY, DOCUMENTED, KINDS, WITH_TWO
+from experiments.fault_kinds import ANY, DOCUMENTED, KINDS, STEPS, WITH_TWO
 from experiments.forks import Forked, digest, start
 from nn_lib.checks import UserError, check_choice
 
 RUN = (
     "--config=configs/digits.py:cnn",
     "--config.model.features=(4, 8, 8)",
-    *("--config.num_steps=120", "--config.optimizer.decay_steps=120"),
+    *(f"--config.num_steps={STEPS}", f"--config.optimizer.decay_steps={STEPS}"),
     *("--config.checkpoint_every=8", "--config.eval_every=20", "--config.log_every=5"),
     "--config.eval_batch_size=25",  # validations of several batches, which steps go on beside
 )
@@ -215,7 +215,9 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=200, help="faults")
     parser.add_argument("--seed", type=int, default=0, help="of the campaign")
     parser.add_argument("--kinds", default=",".join(KINDS), help="which, separated by commas")
-    parser.add_argument("--two", type=float, default=0.5, help="share with two processes")
+    parser.add_argument(
+        "--two", type=float, default=0.3, help="share with two processes, of the kinds that have"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="faults at a time")
     parser.add_argument("--page", default="", help="the page whose table is replaced")
     parser.add_argument("--again", default="", help="one fault: KIND,PROCESSES,SEED")
@@ -243,7 +245,7 @@ def _write(page: Path, results: list[dict], options, minutes: float) -> None:
     git = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
     versions = f"Python {platform.python_version()}, {platform.machine()}"
-    two = f" --two={options.two}" if options.two != 0.5 else ""
+    two = f" --two={options.two}" if options.two != 0.3 else ""
     text = (
         f"{BEGIN}\n`python -m experiments.faults --count={options.count} --seed={options.seed}"
         f"{two}`, commit {commit}, {versions}, {minutes:.0f} minutes:\n\n{table(results)}\n{END}"
