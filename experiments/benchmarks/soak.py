@@ -4,21 +4,23 @@ python -m experiments.benchmarks.soak [--minutes=30] [--workdir=runs/soak] [--pi
 
 Trains a small LSTM on characters, with evaluations, checkpoints and logging as often as real runs
 have in hours, and looks at the process every second. The first sixth is warm-up; of the rest the
-last third is compared with the first: both must agree within 3 %. Memory is compared by medians;
-steps by the quickest tenth of the means of a hundred, since other work on a machine, and its clock,
-make minutes slow that the run is not to blame for, and what a run loses by itself it loses in all.
+last third is compared with the first, by medians: both must agree within 3 %. A machine has slow
+minutes that the run is not to blame for, so after every 200 steps of the run a few bare ones are
+taken, and what is compared is the time of a step of the run over that of a bare one.
 """
 
 import dataclasses
-import json
 import platform
 import sys
 import tempfile
 import threading
 import time
+import unittest.mock
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
@@ -29,11 +31,13 @@ from nn_lib.objectives import next_token
 from nn_lib.optim import OptimizerConfig
 from nn_lib.recurrent import LSTMCell
 from nn_lib.train import Experiment, fit
+from nn_lib.train.run import Run
 
 MINUTES = flags.DEFINE_float("minutes", 30, "How long it trains.", lower_bound=0.2)
 SOAK_FOLDER = flags.DEFINE_string("workdir", "", "Where the run lives; '' is a temporary folder.")
 PICTURE = flags.DEFINE_string("picture", "", "A PNG of both curves.")
 
+TURN, BARE = 200, 20  # steps of the run, and bare ones after them
 WARM_UP = 1 / 6
 WITHIN = 0.03
 
@@ -59,19 +63,49 @@ class Curve:
 
     seconds: np.ndarray
     values: np.ndarray
-    quantile: float = 0.5  # by which they are compared
 
     @property
     def drift(self) -> float:
-        return self.drift_at(self.quantile)
-
-    def drift_at(self, quantile: float) -> float:
         began, end = self.seconds[0], self.seconds[-1]
         start = began + WARM_UP * (end - began)
         third = (end - start) / 3
         first = self.values[(self.seconds >= start) & (self.seconds < start + third)]
         last = self.values[self.seconds >= end - third]
-        return float(np.quantile(last, quantile) / np.quantile(first, quantile) - 1)
+        return float(np.median(last) / np.median(first) - 1)
+
+
+class InTurns:
+    """A run's training step that also takes bare steps, in turns, on a state of their own."""
+
+    def __init__(self, step: Any):
+        self._step, self.lower = step, step.lower
+        self._calls, self._state, self._report = 0, None, None
+        self._began = 0.0
+        self.moments: list[float] = []
+        self.of_run: list[float] = []
+        self.bare: list[float] = []
+
+    def __call__(self, state: Any, batch: Any) -> tuple[Any, Any]:
+        if self._calls % TURN == 0:
+            self._take_bare_steps(state, batch)
+        self._calls += 1
+        state, self._report = self._step(state, batch)
+        return state, self._report
+
+    def _take_bare_steps(self, state: Any, batch: Any) -> None:
+        jax.block_until_ready(self._report)
+        now = time.monotonic()
+        if self._state is None:
+            self._state = jax.tree.map(jnp.copy, state)
+        for _ in range(BARE):
+            self._state, report = self._step(self._state, batch)
+        jax.block_until_ready(report)
+        end = time.monotonic()
+        if self._calls:
+            self.moments.append(end)
+            self.of_run.append((now - self._began) / TURN)
+            self.bare.append((end - now) / BARE)
+        self._began = end
 
 
 def resident_mebibytes() -> float:
@@ -80,8 +114,8 @@ def resident_mebibytes() -> float:
     return int(fields[1]) * 4096 / 2**20
 
 
-def soak(workdir: Path, minutes: float) -> tuple[Curve, Curve]:
-    """Trains for that long; (resident memory in MiB, milliseconds a step)."""
+def soak(workdir: Path, minutes: float) -> tuple[Curve, Curve, InTurns]:
+    """Trains for that long: resident memory in MiB, a step of the run over a bare one, and both."""
     memory: list[tuple[float, float]] = []
     ended = threading.Event()
 
@@ -90,26 +124,32 @@ def soak(workdir: Path, minutes: float) -> tuple[Curve, Curve]:
             memory.append((time.monotonic(), resident_mebibytes()))
 
     began = time.monotonic()
-    fit(experiment(300), workdir / "first", quiet=True)  # how quick it is here
-    lines = _lines(workdir / "first")
-    seconds = float(np.median([line["step_time"] for line in lines]))
+    first = _train(experiment(10 * TURN), workdir / "first")  # how quick it is here
+    seconds = float(np.median(first.of_run) + np.median(first.bare) * BARE / TURN)
     left = 60 * minutes - (time.monotonic() - began)
-    steps = max(int(left / seconds / 100) * 100, 600)
     watcher = threading.Thread(target=look, daemon=True)
     watcher.start()
-    fit(experiment(steps), workdir / "soak")
+    steps = _train(experiment(max(int(left / seconds), 10 * TURN)), workdir / "soak", quiet=False)
     ended.set()
     watcher.join()
-    lines = _lines(workdir / "soak")[1:]  # the first line holds the compilation
-    times = np.cumsum([100 * line["step_time"] for line in lines])
-    step_times = np.array([1e3 * line["step_time"] for line in lines])
     seen = np.array(memory)
-    return Curve(seen[:, 0] - seen[0, 0], seen[:, 1]), Curve(times, step_times, 0.1)
+    moments = np.array(steps.moments)
+    ratios = np.array(steps.of_run) / np.array(steps.bare)
+    return Curve(seen[:, 0] - seen[0, 0], seen[:, 1]), Curve(moments - seen[0, 0], ratios), steps
 
 
-def _lines(workdir: Path) -> list[dict]:
-    found = map(json.loads, (workdir / "timings.jsonl").read_text().splitlines())
-    return [line for line in found if line["event"] == "train"]
+def _train(experiment: Experiment, workdir: Path, quiet: bool = True) -> InTurns:
+    prepare, made = Run.prepare, []
+
+    def prepared(experiment: Experiment) -> Run:
+        run = prepare(experiment)
+        run.train_step = InTurns(run.train_step)
+        made.append(run.train_step)
+        return run
+
+    with unittest.mock.patch.object(Run, "prepare", prepared):
+        fit(experiment, workdir, quiet=quiet)
+    return made[0]
 
 
 def draw(memory: Curve, steps: Curve, file: Path) -> None:
@@ -119,7 +159,7 @@ def draw(memory: Curve, steps: Curve, file: Path) -> None:
     for axis, curve, title in zip(
         figure.subplots(2, 1, sharex=True),
         (memory, steps),
-        ("resident memory, MiB", "time a step, ms (means of 100; drift of the quickest tenth)"),
+        ("resident memory, MiB", f"time of a step over that of a bare one (means of {TURN})"),
     ):
         axis.plot(curve.seconds / 60, curve.values, linewidth=0.8)
         axis.axvspan(0, WARM_UP * curve.seconds[-1] / 60, alpha=0.1, label="warm-up")
@@ -131,17 +171,17 @@ def draw(memory: Curve, steps: Curve, file: Path) -> None:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
-        memory, steps = soak(Path(SOAK_FOLDER.value or temporary), MINUTES.value)
+        folder = Path(SOAK_FOLDER.value or temporary)
+        memory, steps, times = soak(folder, MINUTES.value)
     if PICTURE.value:
         draw(memory, steps, Path(PICTURE.value))
     flat = [abs(curve.drift) <= WITHIN for curve in (memory, steps)]
     print(
-        f"{memory.seconds[-1] / 60:.1f} minutes, {100 * len(steps.values):,} steps; the last third "
-        f"against the first, after a warm-up of one sixth:\n"
+        f"{memory.seconds[-1] / 60:.1f} minutes, {TURN * len(steps.values):,} steps; "
+        f"the last third against the first, after a warm-up of one sixth:\n"
         f"resident memory {np.median(memory.values):,.0f} MiB, {memory.drift:+.2%}\n"
-        f"time a step {np.quantile(steps.values, 0.1):.2f} ms in the quickest tenth, "
-        f"{steps.drift:+.2%}; median {np.median(steps.values):.2f} ms, "
-        f"{steps.drift_at(0.5):+.2%}\n"
+        f"a step {1e3 * np.median(times.of_run):.2f} ms, {np.median(steps.values):.3f} times "
+        f"a bare one, {steps.drift:+.2%}\n"
         f"{'flat' if all(flat) else 'NOT flat'} within {WITHIN:.0%}; {jax.device_count()} x "
         f"{jax.devices()[0].device_kind}, {platform.machine()}, Python "
         f"{platform.python_version()}, jax {jax.__version__}"
