@@ -1,6 +1,7 @@
 """Four simulated devices compute what one does, and what is to be cut over them lies in parts."""
 
 import dataclasses
+import logging
 
 import jax
 import jax.numpy as jnp
@@ -146,6 +147,25 @@ def test_checksums_do_not_depend_on_where_an_array_lies():
     assert checksums(cut) == checksums(leaves)
     swapped = {**leaves, "float": leaves["float"].at[jnp.array([0, 1])].set(leaves["float"][1::-1])}
     assert checksums(swapped)["float"] != checksums(leaves)["float"]
+
+
+@pytest.mark.parametrize("mesh", [MeshConfig(1), MeshConfig(2, 2)])
+def test_a_copy_lies_alike_in_memory_of_its_own_and_is_compiled_once(caplog, mesh):
+    layout = Layout.of(mesh)
+    tree = {"kernel": jnp.arange(64.0 * 96).reshape(64, 96), "bias": jnp.ones(5)}
+    tree = jax.device_put(tree, layout.parameters(tree))
+    with jax.log_compiles(), caplog.at_level(logging.WARNING, "jax"):
+        for _ in range(3):
+            copy = layout.copy(tree)
+    assert sum("Finished XLA compilation" in message for message in caplog.messages) == 1
+    for name, leaf in tree.items():
+        assert copy[name].sharding.is_equivalent_to(leaf.sharding, leaf.ndim)
+        np.testing.assert_array_equal(copy[name], leaf)
+        ours, theirs = (
+            [shard.data.unsafe_buffer_pointer() for shard in x.addressable_shards]
+            for x in (copy[name], leaf)
+        )
+        assert not set(ours) & set(theirs)
 
 
 @pytest.mark.slow

@@ -146,9 +146,13 @@ class Layout:
 
     def carry(self, model: Any, streams: int) -> Any:
         """The initial recurrent state of that many streams in all."""
+        carry = model.initialize_carry(streams)
         if self.one_device:
-            return model.initialize_carry(streams)
-        return jax.jit(lambda: model.initialize_carry(streams), out_shardings=self.batch)()
+            return carry
+        return jax.tree.map(
+            lambda x: jax.make_array_from_callback(x.shape, self.batch, np.asarray(x).__getitem__),
+            carry,
+        )
 
     def make_state(self, make: Callable, batch: Any, shardings: Any) -> Any:
         """The TrainState that `make(batch)` returns, every part of it made where it will lie."""
@@ -210,13 +214,22 @@ class Layout:
     def copy(self, tree: Any) -> Any:
         """The same values in memory of their own, laid out alike."""
         where = None if self.one_device else jax.tree.map(lambda x: x.sharding, tree)
-        return jax.jit(lambda x: jax.tree.map(jnp.copy, x), out_shardings=where)(tree)
+        return jax.jit(_copied, out_shardings=where)(tree)
 
     def fetch(self, tree: Any) -> Any:
         """Global arrays as arrays of the host; every process must call it."""
         if jax.process_count() > 1:
-            tree = jax.jit(lambda x: x, out_shardings=self.replicated)(tree)
+            tree = jax.jit(_unchanged, out_shardings=self.replicated)(tree)
         return jax.device_get(tree)
+
+
+# Not lambdas: the same function is compiled once, however often it is wrapped.
+def _copied(tree: Any) -> Any:
+    return jax.tree.map(jnp.copy, tree)
+
+
+def _unchanged(tree: Any) -> Any:
+    return tree
 
 
 def _sizes(config: MeshConfig, devices: int) -> tuple[int, int, int]:
