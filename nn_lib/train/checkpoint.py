@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import shutil
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -77,16 +78,18 @@ class Checkpoints:
     def save(self, step: int, state: Any, note: dict[str, Any]) -> None:
         """Starts to save; the files are written while training goes on.
 
+        Of a step that is saved already the note is replaced, since its state is the same.
+
         Raises:
           SaveFailed: the save before, or this one, could not be written; what was is intact.
         """
         self.wait()
-        if step in self.steps():
-            return
         self._step = step
+        if step in self.steps():
+            self._replace_note(step, note)
+            return
         leaves = leaves_by_path(state)
-        note = {**note, "checksums": checksums(leaves)}
-        note["note_checksum"] = json_checksum(note)
+        note = _signed({**note, "checksums": checksums(leaves)})
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(leaves), note=ocp.args.JsonSave(note)
         )
@@ -173,6 +176,19 @@ class Checkpoints:
             folder = self._manager.directory / str(step) / "note"
             note = _verified(dict(ocp.JsonCheckpointHandler().restore(folder)))
         return note
+
+    def _replace_note(self, step: int, note: dict[str, Any]) -> None:
+        """The old note or the new one is there, whenever the process is killed."""
+        note = _signed({**note, "checksums": self.note(step)["checksums"]})
+        with self._saving(step):
+            if processes.first():
+                suffix = ".orbax-checkpoint-tmp"  # Orbax removes it where a killed run has left it
+                with tempfile.TemporaryDirectory(suffix, f"{step}-", self.folder) as name:
+                    new = self._manager.directory / Path(name).name
+                    ocp.JsonCheckpointHandler().save(new, args=ocp.args.JsonSave(note))
+                    for file in Path(new).iterdir():
+                        file.replace(self.folder / str(step) / "note" / file.name)
+            processes.on_every(True)  # the others wait for it
 
     def check(self) -> None:
         """Raises SaveFailed if a save in the background has failed, or its folder has vanished.
@@ -285,6 +301,10 @@ def _agreed(otherwise: str) -> Iterator[None]:
         problem.__cause__ = error
     if not processes.on_every(problem is None):
         raise problem or Damaged("cannot be read by another process")
+
+
+def _signed(note: dict[str, Any]) -> dict[str, Any]:
+    return {**note, "note_checksum": json_checksum(note)}
 
 
 def _verified(note: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from nn_lib.train.interrupt import Interrupted, stop_on_signals
 from nn_lib.train.run import Run
 from nn_lib.train.state import STEP_METRICS, TrainState
 from nn_lib.train.training_log import Diverged, TrainingLog, stop_if_diverged
-from nn_lib.train.validation import Best, Validations
+from nn_lib.train.validation import Best, Judged, Validations
 from nn_lib.train.watchdog import STEP_LIMIT, Watchdog
 from nn_lib.train.writer import NoWriter, Progress, Writer
 
@@ -82,9 +82,9 @@ def _train(
     profile: tracing.Steps | None,
     watchdog: Watchdog,
 ):
-    """Runs the remaining steps; returns the state and the best, both of them saved."""
+    """Runs the remaining steps; returns the last state that is saved, and the best."""
     experiment = run.experiment
-    state, best, start = _resume(run, checkpoints)
+    state, best, start, validated = _resume(run, checkpoints)
     traces = tracing.still_ahead(profile, start, experiment.num_steps)
     first = processes.first()
     writer = Writer(path, start=start) if first else NoWriter()
@@ -105,23 +105,30 @@ def _train(
         lambda batch: run.program(state, batch),
     )
     batches = map(run.layout.put, prefetch(run.batches, start, experiment.num_steps))
-    validations = Validations(run, best, writer, lines)
+    validations = Validations(run, best, writer, lines, lambda: stop.asked(checkpoints.failed))
     validate = "validation" in run.data.readers
     overlap = experiment.eval_overlap and experiment.optimizer.schedule != "plateau"
 
-    def save(step: int, state: TrainState) -> None:
+    def save(step: int, state: TrainState, validated: bool = True) -> None:
         stop_if_diverged(run, int(state.bad_steps), step)
         with lines.pause("checkpoint", step):
             checkpoints.best_step = validations.best.step
-            checkpoints.save(step, state, _note(run, validations.best))
+            checkpoints.save(step, state, _note(run, validations.best, validated))
 
-    def conclude_validation() -> None:
-        """Does what waited for the one beside training, if there is one."""
-        judged = validations.conclude()
-        if judged and (judged.is_best or _due(judged.step, experiment.checkpoint_every)):
+    def save_if_due(judged: Judged | None) -> None:
+        """Does what waited for a validation, unless that was stopped."""
+        if judged and (
+            judged.is_best
+            or judged.step == experiment.num_steps
+            or _due(judged.step, experiment.checkpoint_every)
+        ):
             save(judged.step, judged.state)
 
     try:
+        if not validated:
+            save_if_due(validations.at_once(start, state))
+            if validations.unfinished:
+                return state, best
         for step, batch in tracer.traced(lines.batches(batches)):
             if step == start + 1:
                 copy_fits = memory.check(run.train_step, state, batch, progress.say)
@@ -131,7 +138,7 @@ def _train(
             tracer.latest = report
             progress.advance()
             if validations.advance():
-                conclude_validation()
+                save_if_due(validations.conclude())
             lines.write()  # the line of an earlier step, while this one runs
             last = step == experiment.num_steps
             if last or step % experiment.log_every == 0:
@@ -139,13 +146,14 @@ def _train(
                 checkpoints.check()
 
             save_now = last or _due(step, experiment.checkpoint_every)
-            if validate and (last or _due(step, experiment.eval_every)):
-                conclude_validation()  # of an earlier step, which has more batches than steps since
+            validate_now = validate and (last or _due(step, experiment.eval_every))
+            if validate_now or save_now:  # of an earlier step, with more batches than steps since
+                save_if_due(validations.conclude())
+            if validate_now and not validations.unfinished:
                 if overlap and not last:
                     validations.begin(step, state)
                     save_now = False  # but with what is found
-                else:
-                    judged = validations.at_once(step, state)
+                elif judged := validations.at_once(step, state):
                     save_now = save_now or judged.is_best
                     if _due(step, experiment.eval_every):  # not at the end of a run cut short
                         state = _after_validation(run, state, judged.value)
@@ -157,9 +165,11 @@ def _train(
                 writer.sample(step, text)
                 progress.say(f"----\n{text}\n----")
 
-            asked = stop.after(step, checkpoints.failed)
-            if asked or save_now:
-                conclude_validation()
+            asked = stop.asked(checkpoints.failed)
+            if asked and validations.unfinished:
+                step, state = validations.unfinished  # what came since is computed again
+                save(step, state, validated=False)
+            elif asked or save_now:
                 lines.write()
                 save(step, state)
             if asked:
@@ -167,7 +177,7 @@ def _train(
         with lines.pause("checkpoint", int(state.step)):
             checkpoints.wait()
     except Diverged:
-        conclude_validation()  # so that the lines that wait for it are written
+        save_if_due(validations.conclude())  # so that the lines that wait for it are written
         raise
     finally:
         progress.close()
@@ -190,16 +200,17 @@ def _after_validation(run: Run, state: TrainState, value: float) -> TrainState:
     return dataclasses.replace(state, opt_state=opt_state)
 
 
-def _resume(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, Best, int]:
-    """The newest intact state, or the initial one, with the best so far and the step."""
+def _resume(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, Best, int, bool]:
+    """The newest intact state, or the initial one, with the best so far, the step, and whether the
+    validation that is due there has been concluded."""
     initial, run.initial_state = run.initial_state, None  # so that its memory can be freed
     found = checkpoints.restore_latest(initial)
     if found is None:
-        return initial, Best(), 0
+        return initial, Best(), 0, True
     step, state, note = found
     best = Best(**note["best"])
     checkpoints.best_step = best.step
-    return state, best, step
+    return state, best, step, note.get("validated", True)
 
 
 def _finish(run: Run, path: Path, checkpoints: Checkpoints, state: TrainState, best: Best):
@@ -236,11 +247,12 @@ def _finish(run: Run, path: Path, checkpoints: Checkpoints, state: TrainState, b
     return summary
 
 
-def _note(run: Run, best: Best) -> dict[str, Any]:
+def _note(run: Run, best: Best, validated: bool) -> dict[str, Any]:
     """What a checkpoint remembers beside the state."""
     source, target = run.data.vocabulary, run.data.target_vocabulary
     return {
         "best": dataclasses.asdict(best),
+        "validated": validated,
         "experiment": codec.encode(run.experiment),
         "vocabulary": source and source.to_json(),
         "target_vocabulary": target and target.to_json(),

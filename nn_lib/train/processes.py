@@ -74,7 +74,8 @@ def on_this_machine() -> int:
 
 
 class Stop:
-    """The request to stop that any of the processes has received, answered after the same step.
+    """The request to stop that any of the processes has received, answered by all after the same
+    step of training or batch of an evaluation.
 
     A save that has failed in one of them is such a request too.
 
@@ -85,7 +86,7 @@ class Stop:
     def __init__(self, request: StopRequest, mesh: Mesh):
         self._request, self._mesh = request, mesh
         self._alone = jax.process_count() == 1
-        self._next, self._gap, self._clock = 0, 1, time.monotonic()
+        self._asked, self._next, self._gap, self._clock = 0, 1, 1, time.monotonic()
         self._agreed: int | None = None
         self._answer: jax.Array | None = None
         self._combine = jax.jit(
@@ -97,9 +98,10 @@ class Stop:
         """The signal that asks all to stop, or None."""
         return self._request.number if self._alone else self._agreed
 
-    def after(self, step: int, save_failed: bool = False) -> bool:
-        """Whether every process stops after this step; to be called after each."""
-        if self._alone or step < self._next:
+    def asked(self, save_failed: bool = False) -> bool:
+        """Whether every process stops now; to be called after each step and batch, by all."""
+        self._asked += 1
+        if self._alone or self._asked < self._next:
             return self.number is not None
         now = time.monotonic()
         seconds = max(now - self._clock, 1e-4) / self._gap
@@ -110,7 +112,7 @@ class Stop:
         request = SAVE_FAILED if save_failed else self._request.number or 0
         gap = int(min(BETWEEN_QUESTIONS / seconds, 100)) or 1
         self._answer = self._combine(self._said(request, gap))
-        self._next = step + self._gap
+        self._next = self._asked + self._gap
         self._agreed = signal or None
         return bool(signal)
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from nn_lib import metrics
@@ -41,55 +41,78 @@ class Validations:
     One that goes on beside training reads a copy of the state, a batch after each step, so that
     neither waits for the other's input. Lines of metrics wait for its own, so that the file has
     them in the order of steps.
+
+    A signal to stop is not kept waiting by one that takes minutes: it stays `unfinished`.
     """
 
-    def __init__(self, run: Run, best: Best, writer: Writer, lines: TrainingLog):
+    def __init__(
+        self,
+        run: Run,
+        best: Best,
+        writer: Writer,
+        lines: TrainingLog,
+        asked_to_stop: Callable[[], bool],
+    ):
+        """`asked_to_stop` is called after every batch that training waits for."""
         self.best = best
         self._run, self._writer, self._lines = run, writer, lines
-        self._beside: tuple[int, TrainState, Iterator[None]] | None = None
+        self._asked_to_stop = asked_to_stop
+        self._going: tuple[int, TrainState, Iterator[None]] | None = None
         self._found: dict[str, Any] | None = None
 
-    def at_once(self, step: int, state: TrainState) -> Judged:
-        """Validates the state before anything else is done."""
-        self._lines.write()
-        with self._lines.pause("evaluate", step):
-            values = metrics.means(self._run.measure(state, "validation"))
-        self._writer.metrics(step, "validation", values)
-        return self._judge(step, state, values)
+    @property
+    def unfinished(self) -> tuple[int, TrainState] | None:
+        """The step and the state of the one that is not concluded."""
+        return self._going and self._going[:2]
+
+    def at_once(self, step: int, state: TrainState) -> Judged | None:
+        """Validates the state before anything else is done; None where it is stopped."""
+        self._begin(step, state)
+        return self.conclude()
 
     def begin(self, step: int, state: TrainState) -> None:
         """Begins one that goes on beside training; the one before must have been concluded."""
-        self._lines.write()
-        state = self._run.layout.copy(state)
-        self._beside = step, state, iter(self._run.measuring(state, "validation"))
-        self._found = None
-        self._writer.leave_out()
+        self._begin(step, self._run.layout.copy(state))
 
     def advance(self) -> bool:
         """Begins another batch; whether that was all, and `conclude` has nothing to wait for."""
-        if self._beside is None or self._found is not None:
-            return self._beside is not None
-        step, _, batches = self._beside
-        with self._lines.beside(step):
-            try:
-                next(batches)
-            except StopIteration as end:
-                self._found = end.value
+        if self._going is None or self._found is not None:
+            return self._going is not None
+        with self._lines.beside(self._going[0]):
+            self._take_batch()
         return self._found is not None
 
     def conclude(self) -> Judged | None:
-        """Ends the one that goes on beside training and writes its line; None without one."""
-        if self._beside is None:
+        """Ends the one that goes on and writes its line; None without one, or where it is stopped.
+
+        That of the plateau schedule is not stopped: what it finds belongs to the state.
+        """
+        if self._going is None:
             return None
-        step, state, _ = self._beside
+        step, state, _ = self._going
+        endures = self._run.experiment.optimizer.schedule == "plateau"
         with self._lines.pause("evaluate", step):
-            while not self.advance():
-                pass
-        assert self._found is not None
+            while self._found is None:
+                self._take_batch()
+                if self._found is None and self._asked_to_stop() and not endures:
+                    return None
         values = metrics.means(self._found)
-        self._beside = self._found = None
+        self._going = self._found = None
         self._writer.fill_in(step, "validation", values)
         return self._judge(step, state, values)
+
+    def _begin(self, step: int, state: TrainState) -> None:
+        self._lines.write()
+        self._going = step, state, iter(self._run.measuring(state, "validation"))
+        self._found = None
+        self._writer.leave_out()
+
+    def _take_batch(self) -> None:
+        assert self._going is not None
+        try:
+            next(self._going[2])
+        except StopIteration as end:
+            self._found = end.value
 
     def _judge(self, step: int, state: TrainState, values: dict[str, float]) -> Judged:
         experiment = self._run.experiment
