@@ -128,7 +128,8 @@ def test_a_run_of_four_devices_continues_on_eight(tmp_path):
 class Pair:
     """Two processes of a run, started without the launcher, so that one can be chosen to end."""
 
-    def __init__(self, *command, devices=2):
+    def __init__(self, *command, devices=2, only_second=()):
+        """`only_second` is what the second one's command has beside."""
         address = f"127.0.0.1:{launch.free_port()}"
         self.processes = []
         for index in range(2):
@@ -136,7 +137,7 @@ class Pair:
             own = {name: value for name, value in own.items() if name.startswith("JAX_")}
             flags = f"{QUICK_COMPILATION} --xla_force_host_platform_device_count={devices}"
             process = subprocess.Popen(
-                [sys.executable, "-m", *command],
+                [sys.executable, "-m", *command, *(only_second if index else ())],
                 cwd=ROOT,
                 env=environment(**own, XLA_FLAGS=flags),
                 stdout=subprocess.PIPE,
@@ -247,14 +248,51 @@ def test_each_process_names_the_bad_examples_it_reads_and_all_return_how_many_th
     assert summaries[0]["bad_examples"] == len(broken) and summaries[0] == summaries[1]
 
 
+def assert_one_mistake(pair, *messages):
+    """Both end with status 2 and one line, which has the messages."""
+    for output, process in zip(pair.end(60), pair.processes):
+        assert process.returncode == 2, output
+        mistakes = [line for line in output.splitlines() if "Gloo" not in line]
+        assert len(mistakes) == 1, output
+        assert all(message in mistakes[0] for message in messages), output
+
+
 def test_a_mistake_of_the_first_process_ends_both_in_one_line(tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()
-    pair = Pair(*arguments("convnet", tmp_path / "other"))
-    for output, process in zip(pair.end(60), pair.processes):
-        assert process.returncode == 2
-        mistakes = [line for line in output.splitlines() if "Gloo" not in line]
-        assert len(mistakes) == 1 and "holds other files" in mistakes[0], output
+    assert_one_mistake(Pair(*arguments("convnet", tmp_path / "other")), "holds other files")
+
+
+@pytest.mark.parametrize(
+    "flag, message",
+    [
+        ("--config.optimizer.learning_rate=0.5", "the config of process 1 differs from that of"),
+        ("--config.data.path=TEXT", "the training data of process 1 differs from that of"),
+        ("--config.data.path=NONE", "process 1: "),
+    ],
+)
+def test_processes_that_do_not_run_the_same_are_told_before_anything_is_computed(
+    tmp_path, flag, message
+):
+    """Each would have computed its own part of a state that none of them has."""
+    for name, word in (("mine", "ab"), ("TEXT", "ba")):
+        (tmp_path / name).write_text(f"{word} " * 900)
+    flag = flag.replace("TEXT", str(tmp_path / "TEXT")).replace("NONE", str(tmp_path / "none"))
+    command = (*arguments("char_lm", tmp_path / "run"), f"--config.data.path={tmp_path / 'mine'}")
+    assert_one_mistake(Pair(*command, only_second=[flag]), message)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_work_directory_that_is_not_shared_is_told(tmp_path, exists):
+    if exists:
+        (tmp_path / "own").mkdir()
+    pair = Pair(
+        *arguments("convnet", tmp_path / "run"), only_second=[f"--workdir={tmp_path / 'own'}"]
+    )
+    message = "process 1 does not see what process 0 writes in the work directory"
+    assert_one_mistake(pair, message, "choose a --workdir on a file system that all")
+    assert not list((tmp_path / "run").glob(".seen*"))
 
 
 @pytest.mark.parametrize(

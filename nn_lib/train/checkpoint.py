@@ -85,7 +85,7 @@ class Checkpoints:
         """
         self.wait()
         self._step = step
-        if step in self.steps():
+        if processes.as_on_first(step in self.steps()):
             self._replace_note(step, note)
             return
         leaves = leaves_by_path(state)
@@ -152,7 +152,7 @@ class Checkpoints:
             Nothing was moved.
         """
         damaged: list[int] = []
-        for step in reversed(self.steps()):
+        for step in reversed(processes.all_as_on_first(self.steps())):
             try:
                 state, note = self.restore(step, target)
             except Damaged as damage:

@@ -7,6 +7,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from nn_lib import metrics
 from nn_lib.data.batches import prefetch
 from nn_lib.optim import plateau
@@ -56,6 +58,7 @@ def fit(
     with memory.told_as_mistake(), contextlib.ExitStack() as stack:
         run = Run.prepare(experiment)
         processes.on_first(lambda: stack.enter_context(_claim(run, path)))
+        processes.check_shared(path)
         data_errors.remember(run.data.bad, path)
         checkpoints = Checkpoints(path / files.CHECKPOINTS, keep=run.experiment.keep_checkpoints)
         try:
@@ -113,6 +116,7 @@ def _train(
         stop_if_diverged(run, int(state.bad_steps), step)
         with lines.pause("checkpoint", step):
             checkpoints.best_step = validations.best.step
+            writer.to_disk()
             checkpoints.save(step, state, _note(run, validations.best, validated))
 
     def save_if_due(judged: Judged | None) -> None:
@@ -203,24 +207,37 @@ def _after_validation(run: Run, state: TrainState, value: float) -> TrainState:
 def _resume(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, Best, int, bool]:
     """The newest intact state, or the initial one, with the best so far, the step, and whether the
     validation that is due there has been concluded."""
-    initial, run.initial_state = run.initial_state, None  # so that its memory can be freed
-    found = checkpoints.restore_latest(initial)
-    if found is None:
+    initial, run.initial_state = run.initial_state, None
+    if not processes.as_on_first(len(checkpoints.steps())):
         return initial, Best(), 0, True
+    found = checkpoints.restore_latest(_freed(initial))
+    assert found is not None
     step, state, note = found
     best = Best(**note["best"])
     checkpoints.best_step = best.step
     return state, best, step, note.get("validated", True)
 
 
+def _freed(state: TrainState) -> TrainState:
+    """Its shapes and places; two states at a time are more than a device may hold."""
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
+    jax.tree.map(lambda x: x.delete(), state)
+    return abstract
+
+
 def _finish(run: Run, path: Path, checkpoints: Checkpoints, state: TrainState, best: Best):
     """Evaluates on every split, draws the pictures, writes the summary."""
     experiment = run.experiment
-    if experiment.evaluate_with == "best" and best.step not in (None, int(state.step)):
+    last = int(state.step)
+    if experiment.evaluate_with == "best" and best.step not in (None, last):
+        abstract = _freed(state)
         try:
-            state, _ = checkpoints.restore(best.step, state)
+            state, _ = checkpoints.restore(best.step, abstract)
         except Damaged as damage:
             log.warning("checkpoint %d, the best, %s; evaluating the last", best.step, damage)
+            state, _ = checkpoints.restore(last, abstract)
     summary: dict[str, Any] = {
         "parameters": run.parameters,
         "steps": experiment.num_steps,
@@ -236,14 +253,19 @@ def _finish(run: Run, path: Path, checkpoints: Checkpoints, state: TrainState, b
                 confusion[split] = pairs["confusion"][0]
     if run.data.bad is not None:
         summary["bad_examples"] = processes.as_on_first(data_errors.count(path))
-    if not processes.first():
-        return summary
-    checkpoints.check()  # evaluations take their time
-    for split, matrix in confusion.items():
-        pictures.confusion_matrix(path, matrix, run.data.class_names, split)
-    shown = [name for name in run.metric_names if name not in (*STEP_METRICS, "perplexity")]
-    pictures.learning_curve(path, tuple(shown))
-    files.write_atomically(path / files.SUMMARY, json.dumps(summary, indent=2))
+    failure = None
+    if processes.first():
+        try:
+            checkpoints.check()  # evaluations take their time
+            for split, matrix in confusion.items():
+                pictures.confusion_matrix(path, matrix, run.data.class_names, split)
+            shown = [name for name in run.metric_names if name not in (*STEP_METRICS, "perplexity")]
+            pictures.learning_curve(path, tuple(shown))
+            files.write_atomically(path / files.SUMMARY, json.dumps(summary, indent=2))
+        except files.SaveFailed as error:
+            failure = error
+    if not processes.on_every(failure is None):  # the others wait: JAX ends them after a minute
+        raise failure or files.SaveFailed("process 0 could not write the summary and the pictures")
     return summary
 
 

@@ -3,10 +3,12 @@
 With one process every function here answers at once.
 """
 
+import secrets
 import socket
 import time
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +22,7 @@ from nn_lib.train.interrupt import StopRequest
 
 BETWEEN_QUESTIONS = 0.5  # seconds, about; a notice of preemption comes half a minute ahead
 MESSAGE = 2000  # bytes
+UNTIL_SEEN = 10  # seconds that a file system may take to show a new file to others
 SAVE_FAILED = 1000  # beyond the numbers of signals
 
 
@@ -34,28 +37,99 @@ def on_first(action: Callable[[], Any]) -> Any:
     Raises:
       UserError: the action's, on every process.
     """
+    return on_all(action if first() else lambda: None)
+
+
+def on_all(action: Callable[[], Any]) -> Any:
+    """Calls it, on every process.
+
+    Raises:
+      UserError: that of one of the processes, on every process.
+    """
     if jax.process_count() == 1:
         return action()
     mistake, result = "", None
-    if first():
-        try:
-            result = action()
-        except UserError as error:
-            mistake = str(error)
+    try:
+        result = action()
+    except UserError as error:
+        mistake = str(error)
     text = np.zeros(MESSAGE, np.uint8)
     encoded = np.frombuffer(mistake.encode()[:MESSAGE], np.uint8)
     text[: len(encoded)] = encoded
-    text = np.asarray(multihost_utils.broadcast_one_to_all(text))
-    if text[0]:
-        raise UserError(text.tobytes().rstrip(b"\0").decode(errors="ignore"))
+    said = np.asarray(multihost_utils.process_allgather(text))
+    for process, text in enumerate(said):
+        if text[0]:
+            whose = f"process {process}: " if process else ""
+            raise UserError(whose + text.tobytes().rstrip(b"\0").decode(errors="ignore"))
     return result
+
+
+def check_same(what: str, value: int, advice: str) -> None:
+    """Raises UserError on every process where this number is not the first one's on each."""
+    if jax.process_count() == 1:
+        return
+    values = np.asarray(multihost_utils.process_allgather(np.array(value % 2**31, np.int32)))
+    others = [str(process) for process in np.flatnonzero(values != values[0])]
+    if others:
+        raise UserError(
+            f"the processes do not run the same: {what} of process {', '.join(others[:8])} differs "
+            f"from that of process 0; {advice}"
+        )
+
+
+def check_shared(folder: Path) -> None:
+    """Raises UserError on every process where one does not see what the first writes there.
+
+    The folder must exist on the first.
+    """
+    if jax.process_count() == 1:
+        return
+    token = as_on_first(secrets.randbits(31))
+    file = folder / f".seen-by-all-{token}"  # a name that no cache of a file system can know
+    on_first(lambda: _touch(file))
+    seen = _appears(file)
+    everywhere = np.asarray(multihost_utils.process_allgather(np.array(seen)))
+    on_first(lambda: file.unlink(missing_ok=True))
+    if not everywhere.all():
+        others = ", ".join(str(process) for process in np.flatnonzero(~everywhere)[:8])
+        raise UserError(
+            f"process {others} does not see what process 0 writes in the work directory "
+            f"{str(folder)!r}; choose a --workdir on a file system that all processes share"
+        )
+
+
+def _touch(file: Path) -> None:
+    try:
+        file.touch()
+    except OSError as error:
+        raise UserError(
+            f"cannot write the work directory {str(file.parent)!r}: {error.strerror or error}; "
+            "choose another --workdir"
+        ) from error
+
+
+def _appears(file: Path) -> bool:
+    """Whether it is there, within some seconds."""
+    end = time.monotonic() + UNTIL_SEEN
+    while not file.exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    return file.exists()
 
 
 def as_on_first(number: int) -> int:
     """The number of the first process, on every process."""
     if jax.process_count() == 1:
-        return number
-    return int(multihost_utils.broadcast_one_to_all(np.array(number)))
+        return int(number)
+    return int(multihost_utils.broadcast_one_to_all(np.array(number, np.int32)))
+
+
+def all_as_on_first(numbers: list[int]) -> list[int]:
+    """The numbers of the first process, on every process."""
+    count = as_on_first(len(numbers))
+    if jax.process_count() == 1 or not count:
+        return numbers[:count]
+    own = np.resize(np.array(numbers or [0], np.int32), count)
+    return multihost_utils.broadcast_one_to_all(own).tolist()
 
 
 def on_every(fine: bool) -> bool:

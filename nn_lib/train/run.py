@@ -2,21 +2,27 @@
 
 import contextlib
 import dataclasses
+import json
 import math
+import zlib
 from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 from typing import Any
 
+import flax
 import flax.errors
 import jax
 import numpy as np
+import optax
 
+import nn_lib
 from nn_lib import metrics
 from nn_lib.checks import UserError, check_choice
 from nn_lib.data import DataSet, load
 from nn_lib.data.batches import training_batches
 from nn_lib.decoding import stream
 from nn_lib.optim import build_optimizer
-from nn_lib.train import memory
+from nn_lib.train import codec, memory, processes
 from nn_lib.train.config import Experiment, check, resolve
 from nn_lib.train.evaluation import evaluate, evaluating
 from nn_lib.train.sharding import Layout
@@ -57,8 +63,10 @@ class Run:
     def prepare(cls, experiment: Experiment) -> "Run":
         """Reads the data and builds everything; raises UserError, writes nothing."""
         check(experiment)
+        _check_same_program(experiment)
         layout = Layout.of(experiment.mesh)
-        data = load(experiment.data)
+        data = processes.on_all(lambda: load(experiment.data))
+        _check_same_data(data)
         batches = training_batches(data, experiment.batch_size, experiment.seed, layout.process)
         experiment = resolve(experiment, data)
         model, objective = experiment.model, experiment.objective
@@ -193,6 +201,29 @@ class Run:
             "layout": self.layout,
             "transcribe": self.transcribe,
         }
+
+
+def _check_same_program(experiment: Experiment) -> None:
+    """Of several processes; one that computed something else would spoil the state of all."""
+    if jax.process_count() > 1:
+        own = {"data_dir": None, "path": experiment.data.path and "", "workers": 0}
+        data = dataclasses.replace(experiment.data, **own)  # copies on each machine are fine
+        encoded = codec.encode(dataclasses.replace(experiment, data=data))
+        config = json.dumps(encoded, sort_keys=True).encode()
+        advice = "start all with the same command and the same configs/"
+        processes.check_same("the config", zlib.crc32(config), advice)
+        versions = f"{jax.__version__} {flax.__version__} {optax.__version__}".encode()
+        sources = sorted(Path(nn_lib.__file__).parent.rglob("*.py"))
+        code = zlib.crc32(b"".join(file.read_bytes() for file in sources), zlib.crc32(versions))
+        advice = "check out the same commit, and install the same jax, flax and optax, everywhere"
+        processes.check_same("the code", code, advice)
+
+
+def _check_same_data(data: DataSet) -> None:
+    if jax.process_count() > 1:
+        fingerprint = processes.on_all(data.fingerprint)
+        advice = "give all of them the same files at data.data_dir or data.path"
+        processes.check_same("the training data", fingerprint, advice)
 
 
 def _check_transcription_runs(how: Transcription, variables, batch: dict, model) -> None:

@@ -205,9 +205,23 @@ def append(file: Path, record: dict[str, Any]) -> None:
 
 
 def write_all(descriptor: int, content: bytes) -> None:
-    """One call of the system; raises OSError where not all of it fits."""
+    """At the end, in one call of the system; raises OSError, and leaves nothing, where not all of
+    it fits."""
+    before = os.fstat(descriptor).st_size
     if os.write(descriptor, content) < len(content):
+        os.ftruncate(descriptor, before)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def to_disk(file: Path) -> None:
+    """Returns when what was appended to it outlives the machine; nothing where there is no file.
+
+    Raises:
+      SaveFailed: it cannot be written.
+    """
+    if file.exists():
+        with saving(file), open(file, "rb+") as handle:
+            os.fsync(handle.fileno())
 
 
 @contextlib.contextmanager

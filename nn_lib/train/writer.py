@@ -61,6 +61,11 @@ class Writer:
         """One line of what a language model writes."""
         self._append(self._samples, {"step": step, "text": text})
 
+    def to_disk(self) -> None:
+        """Returns when the lines outlive the machine; a checkpoint that is saved then has them."""
+        for file in (self._metrics, self._samples):
+            files.to_disk(file)
+
     def close(self) -> None:
         self._folder.close()
         self._events.close()
@@ -89,6 +94,9 @@ class NoWriter(Writer):
         pass
 
     def sample(self, step, text) -> None:
+        pass
+
+    def to_disk(self) -> None:
         pass
 
     def close(self) -> None:
