@@ -26,7 +26,11 @@ GUARD = "trap '' HUP INT TERM; while read -r n; do all=\"$all -$n\"; done; kill 
 
 
 def launch(command: list[str], count: int, devices: int = 0, grace: float = 60) -> int:
-    """Runs `count` processes of a command to their end; returns the first status that is not 0.
+    """Runs `count` processes of a command to their end.
+
+    Returns:
+      The status of the first that failed, also while it saved after a signal; else 128 + the signal
+      that stopped them, or 0 where all ended well.
 
     Args:
       devices: that each process sees; 0 leaves it as it is.
@@ -40,7 +44,8 @@ def launch(command: list[str], count: int, devices: int = 0, grace: float = 60) 
             signal.signal(number, lambda number, frame: asked.append(number))
     address = f"127.0.0.1:{free_port()}"
     processes, readers = [], []
-    first, deadline, told = 0, float("inf"), 0
+    failed, stopped, deadline, told = 0, 0, float("inf"), 0
+    fine: set[int | None] = {None, 0}  # statuses that are no failure
     guard = _guard()
     assert guard.stdin is not None
     tell = guard.stdin.fileno()
@@ -62,12 +67,13 @@ def launch(command: list[str], count: int, devices: int = 0, grace: float = 60) 
         while None in (states := [p.poll() for p in processes]) and time.monotonic() < deadline:
             if len(asked) > told:
                 told = len(asked)
-                first = first or 128 + asked[-1]
-                deadline = time.monotonic() + (grace if told == 1 else 0)
-                interrupt = asked[-1] == signal.SIGINT
-                _signal(processes, signal.SIGINT if interrupt else signal.SIGTERM)
-            if any(states) and not first:
-                first = _failure(processes)
+                stopped = stopped or 128 + asked[-1]
+                deadline = min(deadline, time.monotonic() + (grace if told == 1 else 0))
+                sent = signal.SIGINT if asked[-1] == signal.SIGINT else signal.SIGTERM
+                fine |= {128 + sent, -sent}
+                _signal(processes, sent)
+            if not failed and not fine.issuperset(states):
+                failed = _status(next(state for state in states if state not in fine))
                 deadline = time.monotonic() + AFTER_A_FAILURE
                 _signal(processes, signal.SIGTERM)
             time.sleep(0.02)
@@ -77,7 +83,8 @@ def launch(command: list[str], count: int, devices: int = 0, grace: float = 60) 
             process.wait()
         for reader in readers:
             reader.join(timeout=1)
-    return first or _failure(processes)
+    ended = next((p.returncode for p in processes if p.returncode), 0)
+    return failed or (stopped if ended else 0) or _status(ended)
 
 
 def _guard() -> subprocess.Popen:
@@ -91,10 +98,9 @@ def _guard() -> subprocess.Popen:
     )
 
 
-def _failure(processes: list[subprocess.Popen]) -> int:
-    """The status of a process that failed, as a shell gives it; 0 where none did."""
-    failed = next((p.returncode for p in processes if p.returncode), 0)
-    return failed if failed >= 0 else 128 - failed
+def _status(code: int) -> int:
+    """As a shell gives it."""
+    return code if code >= 0 else 128 - code
 
 
 def environment(address: str, count: int, index: int, devices: int) -> dict[str, str]:

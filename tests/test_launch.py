@@ -48,6 +48,28 @@ def test_the_first_failure_ends_all_with_its_status():
     assert time.monotonic() - began < 20
 
 
+@pytest.mark.parametrize("ends, status", [("(74, 143)", 74), ("(143, 143)", 143), ("(0, 0)", 0)])
+def test_a_save_that_fails_after_a_signal_is_the_status_and_nobody_is_waited_for(ends, status):
+    text = (
+        "import os, signal, sys, time\n"
+        f"ends = {ends}\n"
+        "code = ends[int(os.environ['JAX_PROCESS_ID'])]\n"
+        "waits = 74 in ends and code != 74  # for the one that has failed, for ever\n"
+        "signal.signal(signal.SIGTERM, lambda *_: waits or sys.exit(code))\n"
+        "print('ready')\n"
+        "end = time.monotonic() + 300\n"
+        "while time.monotonic() < end: time.sleep(0.1)"
+    )
+    process = start("launch", *script(text, "-n", 2))
+    for _ in range(2):
+        process.stdout.readline()
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=40)
+    assert process.returncode == status
+    assert time.monotonic() - began < 15  # not the grace of a minute
+
+
 def test_a_killed_process_is_a_failure():
     text = "import os, time; os.environ['JAX_PROCESS_ID'] == '0' and os.kill(os.getpid(), 9)"
     assert run("launch", *script(text, "-n", 2)).returncode == 128 + signal.SIGKILL
