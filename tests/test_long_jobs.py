@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import time
+import types
 
 import pytest
 
@@ -11,6 +12,7 @@ from nn_lib.checks import UserError
 from nn_lib.data.batches import ExampleBatches
 from nn_lib.train import fit, tracing
 from nn_lib.train.checkpoint import Checkpoints
+from nn_lib.train.training_log import TrainingLog
 from tests.small_runs import lines, small
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -23,12 +25,49 @@ def train_timings(workdir):
 
 def test_a_starved_input_pipeline_shows_in_the_timings_and_is_said(tmp_path, monkeypatch, capsys):
     good = ExampleBatches.at
-    monkeypatch.setattr(ExampleBatches, "at", lambda s, n: time.sleep(0.02) or good(s, n))
+    monkeypatch.setattr(ExampleBatches, "at", lambda s, n: time.sleep(0.06) or good(s, n))
     fit(small(num_steps=15, eval_every=0), tmp_path)
     line = train_timings(tmp_path)[-1]
-    assert 0.02 <= line["data_wait"] < line["step_time"] < 2 * line["data_wait"]
+    assert 0.04 <= line["data_wait"] < line["step_time"] < 2 * line["data_wait"]
     assert line["step_time"] * line["steps_per_second"] == pytest.approx(1, abs=1e-3)
     assert capsys.readouterr().err.count("of the time is spent waiting for batches") == 1
+
+
+class Result:
+    """Of a device that takes `seconds` for a step, one after the other."""
+
+    free = 0.0
+
+    def __init__(self, seconds):
+        Result.free = self.ready = max(time.monotonic(), Result.free) + seconds
+
+    def is_ready(self):
+        return time.monotonic() >= self.ready
+
+    def block_until_ready(self):
+        time.sleep(max(0.0, self.ready - time.monotonic()))
+
+
+@pytest.mark.parametrize("data, idle", [(0.04, 0.0), (0.12, 0.03), (0.18, 0.09)])
+def test_waiting_for_data_is_counted_from_when_the_device_has_nothing_left_to_do(data, idle):
+    """Steps of 90 ms. Of a batch that takes 120 the device waits for 30, not for all of it."""
+    Result.free = 0.0
+    quiet = types.SimpleNamespace(begin=lambda *_: None)
+    log = TrainingLog(None, None, None, 0, quiet)
+
+    def slow():
+        while True:
+            time.sleep(data)
+            yield {}
+
+    for step, _ in log.batches(slow()):
+        if step == 3:  # the first ones are all waited for
+            log._data_wait = 0.0
+        if step == 13:
+            break
+        log.dispatched({"bad_steps": Result(0.09)})
+    log.close()
+    assert idle - 0.005 <= log._data_wait / 10 <= idle + 0.02
 
 
 def test_data_that_is_there_in_time_is_not_waited_for_and_a_slow_disk_shows(tmp_path, monkeypatch):

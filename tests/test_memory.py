@@ -47,7 +47,7 @@ def test_a_run_says_it_once_and_compiles_the_step_once(tmp_path, capsys, caplog)
 
 
 def test_a_step_that_cannot_fit_is_a_mistake_that_names_what_helps(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "available", lambda: 10_000)
+    monkeypatch.setattr(memory, "available", lambda devices: 10_000)
     with pytest.raises(UserError) as mistake:
         fit(small(), tmp_path, quiet=True)
     said = str(mistake.value)
@@ -61,7 +61,7 @@ def test_a_step_that_cannot_fit_is_a_mistake_that_names_what_helps(tmp_path, mon
 def test_a_device_that_is_nearly_full_is_said(tmp_path, monkeypatch, capsys):
     run = Run.prepare(small())
     total = memory.analyse(run.train_step, run.initial_state, run.batches.at(0)).total
-    monkeypatch.setattr(memory, "available", lambda: int(total * 1.05))
+    monkeypatch.setattr(memory, "available", lambda devices: int(total * 1.05))
     fit(small(num_steps=2), tmp_path)
     assert "the device is nearly full. What helps: a smaller" in capsys.readouterr().err
 
@@ -90,7 +90,7 @@ def test_a_state_that_cannot_fit_is_a_mistake_before_it_is_made(tmp_path):
 
 def test_a_state_counts_with_its_part_on_one_device(monkeypatch):
     weights = 4 * (64 * 512 + 512 * 512 + 512 * 10)
-    monkeypatch.setattr(memory, "available", lambda: weights)  # of three times as much
+    monkeypatch.setattr(memory, "available", lambda devices: weights)  # of three times as much
     wide = small(model=MLP(hidden=(512, 512)))
     with pytest.raises(UserError, match="do not fit"):
         Run.prepare(wide)

@@ -1,7 +1,9 @@
 """Four simulated devices compute what one does, and what is to be cut over them lies in parts."""
 
 import dataclasses
+import functools
 import logging
+import re
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ from jax.sharding import PartitionSpec
 
 from nn_lib import metrics
 from nn_lib.checks import UserError
-from nn_lib.data import DataConfig
+from nn_lib.data import DataConfig, augment
 from nn_lib.models import MLP, CharLM
 from nn_lib.recurrent import GRUCell
 from nn_lib.train import fit, restore
@@ -41,6 +43,15 @@ def test_ten_steps_on_four_devices_are_those_of_one(tmp_path, system):
     config = experiment(system, tmp_path)
     one = train(config, 10, jnp.float32)
     assert_close(train(on(MeshConfig(2, 2), config), 10, jnp.float32), one, 1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", ["resnet", "lstm"])
+def test_ten_steps_in_float32_agree_on_every_mesh(tmp_path, system):
+    config = experiment(system, tmp_path)
+    one = train(config, 10, jnp.float32)
+    for mesh in (MeshConfig(4), MeshConfig(1, 4), MeshConfig(2, 1, 2)):
+        assert_close(train(on(mesh, config), 10, jnp.float32), one, 1e-4)
 
 
 @pytest.mark.slow
@@ -147,6 +158,17 @@ def test_checksums_do_not_depend_on_where_an_array_lies():
     assert checksums(cut) == checksums(leaves)
     swapped = {**leaves, "float": leaves["float"].at[jnp.array([0, 1])].set(leaves["float"][1::-1])}
     assert checksums(swapped)["float"] != checksums(leaves)["float"]
+
+
+def test_mixup_moves_one_example_between_neighbouring_devices():
+    layout = Layout.of(MeshConfig(2, 2))
+    batch = {"inputs": jnp.ones((16, 8, 8, 3)), "labels": jnp.arange(16) % 5}
+    batch = jax.device_put(batch, layout.batch)
+    mix = jax.jit(functools.partial(augment.mixup, num_classes=5), out_shardings=layout.batch)
+    program = mix.lower(jax.random.key(0), batch).compile().as_text()
+    moved = re.findall(r"= (f32\[[\d,]*\])\S* collective-permute\(", program)
+    assert "f32[1,8,8,3]" in moved
+    assert not re.search(r"f32\[16,8,8,3\]\S* (all-gather|all-reduce|all-to-all)", program)
 
 
 @pytest.mark.parametrize("mesh", [MeshConfig(1), MeshConfig(2, 2)])

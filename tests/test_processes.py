@@ -223,12 +223,12 @@ def test_processes_on_one_machine_share_its_memory():
     code = (
         "from absl import flags; flags.FLAGS(['']); "
         "from experiments import distributed; distributed.join(); "
-        "from nn_lib.train import memory; print('has', memory.available())"
+        "from nn_lib.train import memory; import jax; print('has', memory.available(jax.devices()))"
     )
     options = ("-n", 2, "--devices-per-process=2")
     done = run("launch", *options, "--", sys.executable, "-c", code)
     assert done.returncode == 0, done.stdout
-    own = memory.available() * jax.local_device_count()
+    own = memory.available(jax.devices()) * jax.device_count()
     assert re.findall(r"\[\d\] has (\d+)", done.stdout) == [str(own // 4)] * 2
 
 

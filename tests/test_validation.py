@@ -185,7 +185,7 @@ def test_where_no_second_state_fits_training_waits(tmp_path, monkeypatch):
     experiment = small(eval_batch_size=20)
     run = Run.prepare(experiment)
     total = memory.analyse(run.train_step, run.initial_state, run.batches.at(0)).total
-    monkeypatch.setattr(memory, "available", lambda: total + 100)
+    monkeypatch.setattr(memory, "available", lambda devices: total + 100)
     seen = watched(monkeypatch)
     fit(experiment, tmp_path / "small", quiet=True)
     assert "".join(seen[:14]) == "t" * 10 + "eeee"

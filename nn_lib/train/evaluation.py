@@ -1,6 +1,8 @@
 """Evaluation of a whole split, each example counted once; at once, or batch by batch."""
 
+import collections
 from collections.abc import Callable, Generator
+from typing import Any
 
 import jax
 
@@ -53,7 +55,9 @@ def evaluating(
     `AHEAD` more times at the end, so that the last ones are done when they are waited for. What it
     yields for is the same on every process, as are the programs that it runs.
     """
-    measured, carry = [], None
+    measured: collections.deque[Any] = collections.deque()
+    found: dict[str, tuple] = {}
+    carry = None
     comparison = None
     if transcribe and data.vocabulary and data.target_vocabulary:
         comparison = Comparison(data.vocabulary, data.target_vocabulary)
@@ -67,10 +71,12 @@ def evaluating(
         measured.append(pairs)
         if not layout.one_device:
             jax.block_until_ready(measured[-min(IN_FLIGHT, len(measured))])
+        if len(measured) > AHEAD:  # done long ago; a thousand classes' confusion is 4 MB a batch
+            found = metrics.add((found, jax.device_get(measured.popleft())))
         if transcribe and comparison:
             comparison.add(read, transcribe(variables, batch["inputs"], batch["input_mask"]))
         yield
     for _ in range(AHEAD):
         yield
-    found = metrics.add(jax.device_get(measured))
+    found = metrics.add((found, *jax.device_get(list(measured))))
     return found | comparison.metrics() if comparison else found

@@ -184,6 +184,7 @@ def _train(
         save_if_due(validations.conclude())  # so that the lines that wait for it are written
         raise
     finally:
+        lines.close()
         progress.close()
         writer.close()
     return state, validations.best

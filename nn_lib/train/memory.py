@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,8 @@ def check_state(abstract: Any, shardings: Any) -> None:
         )
         return sum(jax.tree.leaves(sizes))
 
-    total, limit = needed(abstract, shardings), available()
+    devices = jax.tree.leaves(shardings)[0].device_set
+    total, limit = needed(abstract, shardings), available(devices)
     if limit and total > limit:
         parameters = needed(abstract.params, shardings.params)
         optimizer = needed(abstract.opt_state, shardings.opt_state)
@@ -88,7 +89,7 @@ def analyse(train_step: Any, state: Any, batch: Any) -> Memory | None:
         + found.temp_size_in_bytes
         + found.output_size_in_bytes
         - found.alias_size_in_bytes,
-        available=available(),
+        available=available(jax.tree.leaves(state)[0].sharding.device_set),
     )
 
 
@@ -112,20 +113,20 @@ def check(train_step: Any, state: Any, batch: Any, say: Callable[[str], None]) -
     return not memory.available or memory.total + _on_one_device(state) <= memory.available
 
 
-def available() -> int | None:
-    """Bytes that a local device has: its own, or on a CPU its share of the machine's.
+def available(devices: Iterable[jax.Device]) -> int | None:
+    """Bytes that each of these devices has: its own, or on a CPU its share of the machine's.
 
     Every process must call it.
     """
-    device = jax.local_devices()[0]
-    if device.platform != "cpu":
-        return (device.memory_stats() or {}).get("bytes_limit")
+    here = [device for device in devices if device.process_index == jax.process_index()]
+    if here[0].platform != "cpu":
+        return (here[0].memory_stats() or {}).get("bytes_limit")
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
         container = int(Path("/sys/fs/cgroup/memory.max").read_text())
     except (OSError, ValueError):  # no such file, or "max"
         container = machine
-    return min(machine, container) // (jax.local_device_count() * processes.on_this_machine())
+    return min(machine, container) // (len(here) * processes.on_this_machine())
 
 
 @contextlib.contextmanager

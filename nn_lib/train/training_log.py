@@ -2,6 +2,8 @@
 
 import collections
 import contextlib
+import queue
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +17,7 @@ from nn_lib.train.watchdog import Watchdog
 from nn_lib.train.writer import Progress, Writer
 
 STEPS_AHEAD = 8  # of the device: enough to keep it busy, few enough to notice that it hangs
+QUICK = 1e-3  # seconds for a batch, in which it matters little when exactly the device had ended
 STARVED = 0.5  # share of a step's time
 
 
@@ -28,7 +31,8 @@ class TrainingLog:
     A line of timings says where the time since the one before it went, in seconds:
       `step_time`: of a step, on average, with what an evaluation beside it took, without what
         training stood still for.
-      `data_wait`: the part of it in which the device had nothing to do before the batch came.
+      `data_wait`: the part of it in which the device had nothing to do before the batch came,
+        up to a millisecond where batches come quickly.
       `evaluation`: the part of it in which batches of an evaluation were read and begun.
       `checkpoint_wait`: beside it, in all: training stood still for checkpoints. They are written
         while it goes on; what is waited for is a copy of the state, and the checkpoint before.
@@ -43,6 +47,7 @@ class TrainingLog:
         self._step, self._clock = start, time.monotonic()
         self._next = start + 1
         self._in_flight: collections.deque[Any] = collections.deque()  # of jax.Array
+        self._readiness: Readiness | None = None
         self._data_wait = self._checkpoint_wait = self._evaluation = 0.0
         self._said_starved = False
 
@@ -52,11 +57,14 @@ class TrainingLog:
         while True:
             self._watchdog.begin("waiting for its batch", self._next)
             began = time.monotonic()
+            idle = not self._in_flight or self._in_flight[-1].is_ready()
             batch = next(batches, None)
             if batch is None:
                 return
-            if not self._in_flight or self._in_flight[-1].is_ready():
-                self._data_wait += time.monotonic() - began
+            end = time.monotonic()
+            self._data_wait += end - (began if idle else self._idle_since(began, end))
+            if end - began > QUICK and self._readiness is None:
+                self._readiness = Readiness()
             self._watchdog.begin("computing", self._next)
             yield self._next, batch
             self._next += 1
@@ -64,8 +72,21 @@ class TrainingLog:
     def dispatched(self, report: dict) -> None:
         """Called after every step; waits for the one that was begun a few before it."""
         self._in_flight.append(report["bad_steps"])
+        if self._readiness is not None:
+            self._readiness.watch(report["bad_steps"])
         if len(self._in_flight) > STEPS_AHEAD:
             self._in_flight.popleft().block_until_ready()
+
+    def _idle_since(self, began: float, end: float) -> float:
+        """When the device had done all that was begun, between two moments."""
+        if self._readiness is None or not self._in_flight[-1].is_ready():
+            return end
+        return min(max(self._readiness.of(self._in_flight[-1], otherwise=end), began), end)
+
+    def close(self) -> None:
+        """Ends; to be called once, after the last step."""
+        if self._readiness is not None:
+            self._readiness.close()
 
     def hold(self, step: int, report: dict) -> None:
         """Keeps the report of a step to be written."""
@@ -129,6 +150,32 @@ class TrainingLog:
         if event == "checkpoint":
             self._checkpoint_wait += seconds
         self._writer.timing(step, event, seconds=seconds)
+
+
+class Readiness:
+    """Notes when results were ready, in a thread that waits for them."""
+
+    def __init__(self):
+        self._watched: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._last: tuple[Any, float] = (None, 0.0)
+        threading.Thread(target=self._wait, name="readiness", daemon=True).start()
+
+    def watch(self, result: Any) -> None:
+        self._watched.put(result)
+
+    def of(self, result: Any, otherwise: float) -> float:
+        """When it was ready, where it is the last that was."""
+        last, moment = self._last
+        return moment if last is result else otherwise
+
+    def close(self) -> None:
+        self._watched.put(None)
+
+    def _wait(self) -> None:
+        while (result := self._watched.get()) is not None:
+            with contextlib.suppress(Exception):  # whoever reads the result gets it too
+                result.block_until_ready()
+            self._last = result, time.monotonic()
 
 
 def stop_if_diverged(run: Run, bad_steps: int, step: int) -> None:
