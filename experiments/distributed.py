@@ -12,6 +12,7 @@ from absl import flags
 
 from experiments import command_line
 from nn_lib.checks import UserError
+from nn_lib.train.messages import first_line
 
 # Seconds without a sign of life after which a process is taken for dead, and all others end.
 PEER_TIMEOUT = 30
@@ -63,13 +64,22 @@ def join() -> None:
             shutdown_timeout_seconds=60,
         )
     except ValueError as error:
+        if address:
+            raise UserError(f"{_where(address)} cannot be joined: {first_line(error)}") from error
         raise UserError(
             f"--distributed: no cluster was detected ({error}); SLURM, Open MPI, Kubernetes and "
             "TPU pods are, elsewhere give --coordinator=host:port --num_processes= --process_id="
         ) from error
     except RuntimeError as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise UserError(f"{_where(address)} cannot be used as coordinator: {reason}") from error
+        if "must be called before" in str(error):
+            raise UserError(
+                "the config, or what it imports, computes with JAX as it is read (jnp arrays, "
+                "jax.devices()), before the processes have found one another; let its functions "
+                "compute when they are called, or use numpy"
+            ) from error
+        raise UserError(
+            f"{_where(address)} cannot be used as coordinator: {first_line(error)}"
+        ) from error
     finally:
         alarm.cancel()
     if jax.process_index():

@@ -1,7 +1,9 @@
 """What `fit` refuses: mistakes, and work directories of something else."""
 
 import json
+import threading
 
+import filelock
 import pytest
 
 from configs import mnist1d
@@ -9,7 +11,7 @@ from nn_lib.checks import UserError
 from nn_lib.data import DataConfig
 from nn_lib.models import MLP
 from nn_lib.optim import OptimizerConfig
-from nn_lib.train import fit, restore
+from nn_lib.train import fit, restore, workdir
 from tests.small_runs import lines, small, text_experiment, tree
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -122,11 +124,18 @@ def test_a_file_is_no_work_directory(tmp_path):
 
 
 def test_two_processes_cannot_train_in_one_directory(tmp_path):
-    import filelock
-
     fit(small(), tmp_path, quiet=True)
     with filelock.FileLock(tmp_path / ".lock"), pytest.raises(UserError, match="another process"):
         fit(small(), tmp_path, quiet=True)
+
+
+def test_the_lock_of_a_lost_machine_is_waited_for_by_the_processes_of_a_job(tmp_path, caplog):
+    """Its file system gives it up after a minute or two."""
+    lost = filelock.FileLock(tmp_path / ".lock", thread_local=False)
+    lost.acquire()
+    threading.Timer(0.5, lost.release).start()
+    with caplog.at_level("WARNING", "nn_lib"), workdir.locked(tmp_path, patience=20):
+        assert "another process works in" in caplog.text and "waiting up to 20 s" in caplog.text
 
 
 def test_how_often_is_evaluated_may_not_change_where_it_drives_the_schedule(tmp_path):

@@ -1,6 +1,7 @@
 """A step's memory is told before it is taken, and one that does not fit is no trace."""
 
 import dataclasses
+import gc
 import logging
 import re
 
@@ -12,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from nn_lib.checks import UserError
 from nn_lib.models import MLP
 from nn_lib.train import fit, memory
+from nn_lib.train.checkpoint import Checkpoints
 from nn_lib.train.run import Run
 from nn_lib.train.sharding import Layout, MeshConfig
 from tests.small_runs import small
@@ -105,3 +107,41 @@ def test_a_state_for_which_no_memory_is_left_is_one_line(tmp_path, monkeypatch, 
     monkeypatch.setattr(Layout, "make_state", make_state)
     with pytest.raises(UserError, match=r"^out of memory \(RESOURCE.* What helps: parameters cut"):
         fit(small(), tmp_path, quiet=True)
+
+
+def test_a_second_state_is_in_memory_neither_at_a_restart_nor_at_the_end(tmp_path, monkeypatch):
+    """On a device that one nearly fills, a run could begin, but not continue nor end."""
+    restore, found = Checkpoints.restore, []
+
+    def counting(checkpoints, step, target):
+        gc.collect()
+        found.append((step, sum(x.shape == (67, 71) for x in jax.live_arrays())))
+        return restore(checkpoints, step, target)
+
+    monkeypatch.setattr(Checkpoints, "restore", counting)
+    # The lowest accuracy is the best here: that of the first step.
+    experiment = small(model=MLP(hidden=(67, 71)), select_mode="min", eval_every=1)
+    fit(dataclasses.replace(experiment, num_steps=4), tmp_path, quiet=True)
+    fit(dataclasses.replace(experiment, num_steps=6), tmp_path, quiet=True)
+    assert [step for step, _ in found] == [1, 4, 1]  # at the end, at the restart, at the end
+    assert all(count == 0 for _, count in found), found
+
+
+def test_only_devices_that_are_used_share_the_machine():
+    one, four = ({*jax.devices()[:count]} for count in (1, 4))
+    assert memory.available(one) // 4 == memory.available(four)
+
+
+def test_an_evaluation_holds_the_metrics_of_few_batches_at_a_time(tmp_path):
+    """Of a thousand classes the confusion matrix of a batch has 4 MB."""
+    run = Run.prepare(small(eval_batch_size=2))
+    held = []
+
+    def eval_step(variables, batch, carry):
+        held.append(sum(x.shape == (10, 10) for x in jax.live_arrays()))
+        return real(variables, batch, carry)
+
+    real, run.eval_step = run.eval_step, eval_step
+    found = run.measure(run.initial_state, "validation")
+    assert len(held) == 40 and max(held) <= 12
+    assert found["accuracy"][1] == 80 and found["confusion"][0].sum() == 80

@@ -62,12 +62,14 @@ def fit(
         data_errors.remember(run.data.bad, path)
         checkpoints = Checkpoints(path / files.CHECKPOINTS, keep=run.experiment.keep_checkpoints)
         try:
-            with stop_on_signals() as request, Watchdog(step_limit) as watchdog:
-                stop = processes.Stop(request, run.layout.mesh)
-                state, best = _train(run, path, checkpoints, stop, quiet, profile, watchdog)
-                if stop.number is not None:
-                    raise Interrupted(stop.number, int(state.step))
-            return _finish(run, path, checkpoints, state, best)
+            with Watchdog(step_limit) as watchdog:
+                with stop_on_signals() as request:
+                    stop = processes.Stop(request, run.layout.mesh)
+                    state, best = _train(run, path, checkpoints, stop, quiet, profile, watchdog)
+                    if stop.number is not None:
+                        raise Interrupted(stop.number, int(state.step))
+                watchdog.begin("evaluate", int(state.step))
+                return _finish(run, path, checkpoints, state, best)
         finally:
             checkpoints.close()
 
@@ -87,6 +89,7 @@ def _train(
 ):
     """Runs the remaining steps; returns the last state that is saved, and the best."""
     experiment = run.experiment
+    watchdog.begin("restore", 0)
     state, best, start, validated = _resume(run, checkpoints)
     traces = tracing.still_ahead(profile, start, experiment.num_steps)
     first = processes.first()

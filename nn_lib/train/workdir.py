@@ -4,18 +4,22 @@ import contextlib
 import dataclasses
 import errno
 import json
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import filelock
+import jax
 
 from nn_lib.checks import UserError
 from nn_lib.data import DataSet
 from nn_lib.data.text import Vocabulary
 from nn_lib.train import codec
 from nn_lib.train.config import Experiment, conflicts
+
+log = logging.getLogger("nn_lib")
 
 CONFIG, DATA, METRICS, TIMINGS, SAMPLES, SUMMARY, CHECKPOINTS, PROFILE = (
     "config.json",
@@ -29,6 +33,7 @@ CONFIG, DATA, METRICS, TIMINGS, SAMPLES, SUMMARY, CHECKPOINTS, PROFILE = (
 )
 
 LOCKED = "another process trains in"
+PATIENCE = 150  # seconds after which a network file system has given up the lock of a lost machine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,23 +79,34 @@ def claim(workdir: str | Path, experiment: Experiment, facts: DataFacts) -> Iter
     encoded = codec.encode(experiment)
     _check_progress(path, experiment.num_steps)
     _check_vacant_or_same(path, encoded, facts)
-    with locked(path, LOCKED):
+    with locked(path, LOCKED, PATIENCE if jax.process_count() > 1 else 0):
         write_atomically(path / DATA, json.dumps(facts.to_json(), ensure_ascii=False))
         write_atomically(path / CONFIG, json.dumps(encoded, indent=2))
         yield path
 
 
 @contextlib.contextmanager
-def locked(folder: Path, busy: str = "another process works in") -> Iterator[None]:
+def locked(
+    folder: Path, busy: str = "another process works in", patience: float = 0
+) -> Iterator[None]:
     """Keeps the folder, made where there is none, from other processes.
+
+    Args:
+      patience: seconds that another process may take to leave it.
 
     Raises:
       UserError: it cannot be written, or another process has it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / ".lock", blocking=False)
-        lock.acquire()
+        lock = filelock.FileLock(folder / ".lock")
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            if not patience:
+                raise
+            log.warning("%s %r; waiting up to %.0f s for its end", busy, str(folder), patience)
+            lock.acquire(timeout=patience)
     except filelock.Timeout as error:
         raise UserError(f"{busy} {str(folder)!r}; let it end first") from error
     except OSError as error:
