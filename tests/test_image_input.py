@@ -7,6 +7,8 @@ import json
 import logging
 import math
 import multiprocessing
+import os
+import resource
 from pathlib import Path
 
 import jax
@@ -207,6 +209,46 @@ def test_a_damaged_record_file_is_endured_too(tmp_path):
     good = found["mask"]
     assert 20 <= good.sum() < 24
     np.testing.assert_array_equal(found["inputs"][good], wanted["inputs"][good])
+
+
+@pytest.fixture
+def few_open_files():
+    """The usual limit stands for one of 24 more files than are open already."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 24, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.fixture(scope="module")
+def many_files(tmp_path_factory):
+    """A set whose training split is cut into 48 files."""
+    sizes = {"train": 48, "validation": 48}
+    return prepare("imagenette", tmp_path_factory.mktemp("cut"), sizes=sizes, shards=48)
+
+
+def test_a_set_in_more_files_than_are_usually_allowed_is_read(many_files, few_open_files):
+    batch = load(config(many_files)).split("train").gather(np.arange(48))
+    assert batch["mask"].all()
+
+
+def test_where_no_more_files_may_be_opened_the_error_names_the_limit(
+    many_files, few_open_files, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(resource, "setrlimit", lambda *_: None)  # stands for a low hard limit
+        train = load(config(many_files)).split("train")
+    with pytest.raises(UserError, match="ulimit -n") as raised:
+        train.gather(np.arange(48))
+    assert "\n" not in str(raised.value) and "Too many open files" in str(raised.value)
+
+
+def test_the_fingerprint_leaves_no_files_open(many_files):
+    before = len(os.listdir("/proc/self/fd"))
+    for crop in (None, images.random_resized_crop):
+        data = load(config(many_files, crop=crop))
+        data.fingerprint()
+        assert len(os.listdir("/proc/self/fd")) < before + 10
 
 
 def test_mixup_is_the_papers_formula():

@@ -1,9 +1,11 @@
 """Labelled examples: one split, decoded to memory once or decoded on request."""
 
+import copy
 import dataclasses
 import functools
 import io
 import itertools
+import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -15,7 +17,7 @@ from PIL import Image
 from nn_lib.checks import UserError
 from nn_lib.data import images, tfds_source
 from nn_lib.data.bad_examples import BadExample, BadExamples
-from nn_lib.data.workers import read_ahead
+from nn_lib.data.workers import TOO_MANY_FILES, allow_open_files, read_ahead, too_many_files
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 PIECE = 32  # examples that are read at once
@@ -153,13 +155,20 @@ class StreamedExamples:
 
     def fingerprint(self) -> int:
         """As `Examples.fingerprint`; of the encoded images where each is cut differently."""
+        apart = self._apart()
         if self.crop is None:
-            return _fingerprint(self)
+            return _fingerprint(apart)
         value = zlib.crc32(str(len(self)).encode())
-        for record in self._records(_some(self)):
+        for record in apart._records(_some(self)):
             if isinstance(record, dict):
                 value = zlib.crc32(repr([record[key] for key in self.keys]).encode(), value)
         return value
+
+    def _apart(self) -> "StreamedExamples":
+        """The same examples, whose files are closed again when it is no longer looked at."""
+        source = copy.copy(self.source)
+        source.data_source = copy.copy(source.data_source)  # which leaves open files behind
+        return dataclasses.replace(self, source=source)
 
     def _records(self, indices) -> list[dict | Exception]:
         """Each example as TFDS has it, or what kept it from being read."""
@@ -167,6 +176,8 @@ class StreamedExamples:
         try:
             return self.source.__getitems__(numbers)
         except Exception as error:  # a damaged file has many ways to say so
+            if any(os.strerror(number) in str(error) for number in TOO_MANY_FILES):
+                raise too_many_files(error) from error
             if len(numbers) == 1:
                 return [error]
             return [self._records([number])[0] for number in numbers]
@@ -234,6 +245,7 @@ def read_examples(
             f"data set {builder.info.full_name!r} has inputs of varying shape {shape}; batches "
             "need one shape: set data.image_size to the pixels that the network takes"
         )
+    allow_open_files()
     decoders = {keys[0]: tfds.decode.SkipDecoding()} if encoded else None
     streamed = StreamedExamples(
         source=builder.as_data_source(split=expression, decoders=decoders),

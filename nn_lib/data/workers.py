@@ -1,5 +1,7 @@
 """Reading ahead of the training loop, in worker processes or threads, by Grain."""
 
+import contextlib
+import errno
 import gc
 import os
 import signal
@@ -15,6 +17,9 @@ from absl import flags
 from nn_lib.checks import UserError
 
 Item = TypeVar("Item")
+
+TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
+UNLIMITED = 10_240  # open files, where the hard limit is none; macOS allows no more
 
 
 def read_ahead(read: Callable[[int], Item], start: int, stop: int, workers: int) -> Iterator[Item]:
@@ -44,6 +49,10 @@ def read_ahead(read: Callable[[int], Item], start: int, stop: int, workers: int)
     )
     try:
         yield from iterator
+    except OSError as error:
+        if error.errno not in TOO_MANY_FILES:
+            raise
+        raise too_many_files(error) from error
     except RuntimeError as error:
         if "terminated unexpectedly" not in str(error):
             raise
@@ -68,9 +77,35 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def allow_open_files() -> None:
+    """Raises the limit of open files as far as this process may.
+
+    TFDS cuts ImageNet into a thousand files, every process that reads it keeps them open, and the
+    usual limit is 1,024.
+    """
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = hard if hard != resource.RLIM_INFINITY else max(soft, UNLIMITED)
+        if soft not in (wanted, resource.RLIM_INFINITY):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def too_many_files(error: Exception) -> UserError:
+    """The error that ends a run where that was not far enough."""
+    reason = str(error).splitlines()[0][:200]
+    return UserError(
+        f"too many files are open to read the data ({reason}): every process that reads keeps "
+        "those of its set open; raise the limit, as by `ulimit -n 65536`, or prepare the set in "
+        "fewer files; the same command continues from the last checkpoint"
+    )
+
+
 def _begin_worker(index: int, count: int) -> None:
     """A worker leaves signals to the run, which saves first, and does not outlive it."""
     del index, count
+    allow_open_files()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
