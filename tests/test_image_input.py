@@ -1,5 +1,6 @@
 """Images of any size: cut at random, read by any number of workers, some of them broken."""
 
+import contextlib
 import dataclasses
 import functools
 import io
@@ -9,6 +10,10 @@ import math
 import multiprocessing
 import os
 import resource
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import jax
@@ -25,6 +30,7 @@ from nn_lib.models import MLP
 from nn_lib.train import fit
 from nn_lib.train.config import resolve
 from tests.imagenet_layout import file_name, jpeg, prepare
+from tests.processes import ROOT, environment
 
 BROKEN = [("train", 3), ("train", 8), ("train", 20), ("validation", 2)]
 
@@ -331,6 +337,42 @@ def test_a_killed_worker_ends_the_run_with_what_to_do(photographs):
     with pytest.raises(UserError, match=r"was killed, as when memory runs out.*data.workers=0"):
         list(batches)
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_while_workers_start_saves_the_run(tmp_path, number):
+    prepare("imagenette", tmp_path / "photographs")
+    run = subprocess.Popen(
+        [sys.executable, "-m", "tests.workers_run", tmp_path],
+        cwd=ROOT,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        while not _workers_of(run.pid):
+            assert run.poll() is None, run.stderr.read()
+            time.sleep(0.01)
+        os.killpg(run.pid, number)
+        _, said = run.communicate(timeout=300)
+        assert run.returncode == 128 + number, said
+        assert "the same command continues" in said
+        assert [file.name for file in (tmp_path / "run/checkpoints").iterdir() if file.is_dir()]
+    finally:
+        run.kill()
+
+
+def _workers_of(number: int) -> list[int]:
+    """The processes that multiprocessing has started for the process of this number."""
+    found = []
+    for file in Path(f"/proc/{number}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in map(int, file.read_text().split()):
+                if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.append(child)
+    return found
 
 
 @pytest.mark.slow

@@ -8,7 +8,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing import parent_process
+from concurrent.futures import Future
+from multiprocessing import parent_process, resource_tracker
 from typing import TypeVar
 
 import grain
@@ -18,6 +19,7 @@ from nn_lib.checks import UserError
 
 Item = TypeVar("Item")
 
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 UNLIMITED = 10_240  # open files, where the hard limit is none; macOS allows no more
 
@@ -31,24 +33,83 @@ def read_ahead(read: Callable[[int], Item], start: int, stop: int, workers: int)
     Args:
       read: a function that can be pickled, where processes read.
       workers: processes; -1 is one for every core that this process may use, 0 two threads.
+
+    Raises:
+      UserError: a worker was killed, or too many files are open.
     """
-    numbers = grain.MapDataset.range(start, stop).map(read)
     if not workers:
         options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
-        yield from numbers.to_iter_dataset(options)
+        yield from grain.MapDataset.range(start, stop).map(read).to_iter_dataset(options)
         return
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain asks absl's flags, also where there is no main
+    resource_tracker.ensure_running()  # it would let signals through again where it is started
     count = min(cores() if workers < 0 else workers, stop - start)
-    options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    iterator = iter(
-        numbers.to_iter_dataset(options).mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=count, per_worker_buffer_size=1),
-            worker_init_fn=_begin_worker,
-        )
-    )
+    readers = []
     try:
-        yield from iterator
+        with _told_as_mistake():
+            for first in range(start, start + count):
+                readers.append(_Worker(read, range(first, stop, count)))
+        for number in range(stop - start):
+            with _told_as_mistake():
+                item = readers[number % count].next()
+            yield item
+            del item
+    finally:
+        for reader in readers:
+            reader.close()
+        readers.clear()
+        # Grain's circles of references hold shared memory, and a thread of its own frees it; the
+        # interpreter warns of what is left when it ends.
+        gc.collect()
+        time.sleep(0.1)
+
+
+class _Worker:
+    """A process that reads the items of `numbers`.
+
+    A thread starts it with signals blocked, which it inherits: SIGTERM and Ctrl-C often come to
+    all processes of a run, and would end one that is not yet there to ignore them.
+    """
+
+    def __init__(self, read: Callable[[int], Item], numbers: range):
+        options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+        dataset = grain.MapDataset.range(numbers.start, numbers.stop, numbers.step).map(read)
+        self._items = iter(
+            dataset.to_iter_dataset(options).mp_prefetch(
+                grain.MultiprocessingOptions(num_workers=1, per_worker_buffer_size=1),
+                worker_init_fn=_begin_worker,
+            )
+        )
+        self._first: Future | None = Future()
+        self._thread = threading.Thread(target=self._start, args=(self._first,), daemon=True)
+        self._thread.start()
+
+    def next(self):
+        """The next item; Ctrl-C is heard while the first is waited for."""
+        if self._first is None:
+            return next(self._items)
+        first, self._first = self._first, None
+        return first.result()
+
+    def close(self) -> None:
+        self._first = None
+        self._thread.join()
+        self._items.close()
+
+    def _start(self, first: Future) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+        try:
+            first.set_result(next(self._items))
+        except Exception as error:
+            first.set_exception(error)
+
+
+@contextlib.contextmanager
+def _told_as_mistake() -> Iterator[None]:
+    """What Grain says of workers that cannot go on, in a line that says what to do."""
+    try:
+        yield
     except OSError as error:
         if error.errno not in TOO_MANY_FILES:
             raise
@@ -61,13 +122,6 @@ def read_ahead(read: Callable[[int], Item], start: int, stop: int, workers: int)
             "command continues from the last checkpoint, with --config.data.workers=0 or fewer "
             "workers in less memory"
         ) from error
-    finally:
-        iterator.close()
-        del iterator
-        # Grain's circles of references hold shared memory, and a thread of its own frees it; the
-        # interpreter warns of what is left when it ends.
-        gc.collect()
-        time.sleep(0.1)
 
 
 def cores() -> int:
@@ -106,8 +160,9 @@ def _begin_worker(index: int, count: int) -> None:
     """A worker leaves signals to the run, which saves first, and does not outlive it."""
     del index, count
     allow_open_files()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # those that waited are ignored too
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
