@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import io
 import json
@@ -24,7 +25,7 @@ from PIL import Image
 from configs import imagenet, imagenette
 from nn_lib import losses, objectives
 from nn_lib.checks import UserError
-from nn_lib.data import DataConfig, augment, images, load
+from nn_lib.data import DataConfig, augment, examples, images, load
 from nn_lib.data.batches import evaluation_batches, prefetch, training_batches
 from nn_lib.models import MLP
 from nn_lib.train import fit
@@ -255,6 +256,73 @@ def test_the_fingerprint_leaves_no_files_open(many_files):
         data = load(config(many_files, crop=crop))
         data.fingerprint()
         assert len(os.listdir("/proc/self/fd")) < before + 10
+
+
+def test_a_file_that_is_gone_for_a_while_changes_nothing(tmp_path, monkeypatch):
+    folder = prepare("imagenette", tmp_path)
+    wanted = load(config(folder)).split("train").gather(np.arange(24))
+    train = load(config(folder)).split("train")
+    (file,) = Path(folder).rglob("*train.array_record*")
+    pauses = []
+
+    def sleep(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            file.with_name("away").rename(file)
+
+    monkeypatch.setattr(examples.time, "sleep", sleep)
+    file.rename(file.with_name("away"))
+    assert contents([train.gather(np.arange(24))]) == contents([wanted])
+    assert len(pauses) == 2 and not train.bad.found
+
+
+def test_a_file_that_stays_away_ends_the_run_and_counts_no_example(tmp_path, monkeypatch):
+    folder = prepare("imagenette", tmp_path)
+    train = load(config(folder)).split("train")
+    (file,) = Path(folder).rglob("*train.array_record*")
+    file.unlink()
+    monkeypatch.setattr(examples, "PAUSES", (0.0, 0.0))
+    with pytest.raises(UserError, match=r"24 examples of train cannot be read: .*No such file"):
+        train.gather(np.arange(24))
+    assert not train.bad.found
+
+
+def test_what_the_disk_fails_to_read_is_read_again_by_another_reader(photographs, monkeypatch):
+    """The open file stands for another, of which a read says Input/output error."""
+    monkeypatch.setattr(examples, "PAUSES", (0.0,))
+    train = load(config(photographs)).split("train")
+    wanted = train.gather(np.arange(24))
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if "imagenette-train" in os.readlink(f"/proc/self/fd/{descriptor}"):
+                with open("/proc/self/mem", "rb") as unreadable:
+                    os.dup2(unreadable.fileno(), int(descriptor))
+    assert contents([train.gather(np.arange(24))]) == contents([wanted])
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ESTALE, "Stale file handle"), "Stale file handle"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_a_decoder_that_the_system_fails_counts_no_example(photographs, monkeypatch, error, reason):
+    monkeypatch.setattr(examples, "PAUSES", (0.0, 0.0))
+    train = load(config(photographs)).split("train")
+    wanted = train.gather(np.arange(4))
+    real, failures = Image.open, [error, error]
+    monkeypatch.setattr(Image, "open", lambda file: _fails(failures) or real(file))
+    assert contents([train.gather(np.arange(4))]) == contents([wanted])
+    failures += [error] * 3
+    with pytest.raises(UserError, match=rf"example 0 of train cannot be read: .*{reason}"):
+        train.gather(np.arange(4))
+    assert not train.bad.found
+
+
+def _fails(failures: list[Exception]) -> None:
+    if failures:
+        raise failures.pop()
 
 
 def test_mixup_is_the_papers_formula():

@@ -6,9 +6,10 @@ import functools
 import io
 import itertools
 import os
+import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -16,11 +17,14 @@ from PIL import Image
 
 from nn_lib.checks import UserError
 from nn_lib.data import images, tfds_source
-from nn_lib.data.bad_examples import BadExample, BadExamples
+from nn_lib.data.bad_examples import BadExample, BadExamples, of_the_system, reason
 from nn_lib.data.workers import TOO_MANY_FILES, allow_open_files, read_ahead, too_many_files
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 PIECE = 32  # examples that are read at once
+PAUSES = (0.1, 1.0, 5.0)  # seconds, before what the operating system failed to do is tried again
+
+Found = TypeVar("Found")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +57,7 @@ class StreamedExamples:
     """A split too large for memory: `read` decodes.
 
     For an example that cannot be decoded the next one that can stands in, the same whoever reads.
+    A file that cannot be read is another matter: that is tried again, and then ends the run.
 
     Attributes:
       source: of TFDS, with images still encoded.
@@ -85,7 +90,7 @@ class StreamedExamples:
         """As `Examples.gather`, read now.
 
         Raises:
-          UserError: more examples than the limit cannot be decoded.
+          UserError: more examples than the limit cannot be decoded, or a file cannot be read.
         """
         batch, bad = self.read(indices)
         self.bad.add(bad)
@@ -102,7 +107,7 @@ class StreamedExamples:
         rows, labels, bad = [], [], []
         good = np.ones(len(indices), bool)
         for place, (index, record) in enumerate(zip(indices, self._records(indices))):
-            picture, label = self._decode(record)
+            picture, label = self._decode(index, record)
             for _ in range(min(self.bad.limit, len(self) - 1)):
                 if not isinstance(picture, Exception):
                     break
@@ -110,7 +115,7 @@ class StreamedExamples:
                 bad.append(self._describe(index, record, picture))
                 index = (index + 1) % len(self)
                 (record,) = self._records([index])
-                picture, label = self._decode(record)
+                picture, label = self._decode(index, record)
             if isinstance(picture, Exception):
                 raise self.bad.too_many(self._describe(index, record, picture))
             rng = None if seeds is None else np.random.default_rng(seeds[place])
@@ -140,7 +145,7 @@ class StreamedExamples:
           piece_size: rows of a piece.
 
         Raises:
-          UserError: more examples than the limit cannot be decoded.
+          UserError: more examples than the limit cannot be decoded, or a file cannot be read.
         """
         count = -(-size // piece_size)
         read = functools.partial(_read_piece, piece, count, piece_size)
@@ -174,15 +179,43 @@ class StreamedExamples:
         """Each example as TFDS has it, or what kept it from being read."""
         numbers = [int(index) for index in indices]
         try:
-            return self.source.__getitems__(numbers)
+            return self._patiently(lambda: self.source.__getitems__(numbers), numbers)
+        except UserError:
+            raise
         except Exception as error:  # a damaged file has many ways to say so
-            if any(os.strerror(number) in str(error) for number in TOO_MANY_FILES):
-                raise too_many_files(error) from error
             if len(numbers) == 1:
                 return [error]
             return [self._records([number])[0] for number in numbers]
 
-    def _decode(self, record: dict | Exception):
+    def _patiently(self, read: Callable[[], Found], numbers: list[int]) -> Found:
+        """`read()`, again after a while where the operating system fails.
+
+        Raises:
+          UserError: it fails again and again.
+        """
+        for pause in (*PAUSES, None):
+            try:
+                return read()
+            except Exception as error:
+                if any(os.strerror(number) in str(error) for number in TOO_MANY_FILES):
+                    raise too_many_files(error) from error
+                if not of_the_system(error):
+                    raise
+                if pause is None:
+                    raise self._unreadable(error, numbers) from error
+            time.sleep(pause)
+            # A reader that has failed once may not recover.
+            self.source.data_source = copy.copy(self.source.data_source)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _unreadable(self, error: Exception, numbers: list[int]) -> UserError:
+        few = f"example {numbers[0]}" if len(numbers) == 1 else f"{len(numbers)} examples"
+        return UserError(
+            f"data set {self.bad.name!r}: {few} of {self.split} cannot be read: {reason(error)}; "
+            "once the files can be read, the same command continues from the last checkpoint"
+        )
+
+    def _decode(self, index: int, record: dict | Exception):
         """(picture or array, label); the exception instead of the picture where it fails."""
         if isinstance(record, Exception):
             return record, None
@@ -190,12 +223,17 @@ class StreamedExamples:
         if not self.channels:
             return value, label
         try:
-            with Image.open(io.BytesIO(value)) as picture:
-                picture.load()
-                mode = MODES[self.channels]
-                return (picture if picture.mode == mode else picture.convert(mode)), label
+            return self._patiently(lambda: self._picture(value), [int(index)]), label
+        except UserError:
+            raise
         except Exception as error:  # decoders have many ways to say that bytes are wrong
             return error, label
+
+    def _picture(self, content: bytes) -> Image.Image:
+        with Image.open(io.BytesIO(content)) as picture:
+            picture.load()
+            mode = MODES[self.channels]
+            return picture if picture.mode == mode else picture.convert(mode)
 
     def _cut(self, picture, rng: np.random.Generator | None) -> np.ndarray:
         if not self.channels:
@@ -208,8 +246,7 @@ class StreamedExamples:
 
     def _describe(self, index, record: dict | Exception, error: Exception) -> BadExample:
         name = record.get("file_name", b"") if isinstance(record, dict) else b""
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        return BadExample(self.split, int(index), name.decode("utf-8", "replace"), reason)
+        return BadExample(self.split, int(index), name.decode("utf-8", "replace"), reason(error))
 
 
 def read_examples(

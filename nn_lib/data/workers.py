@@ -16,6 +16,7 @@ import grain
 from absl import flags
 
 from nn_lib.checks import UserError
+from nn_lib.data.bad_examples import reason
 
 Item = TypeVar("Item")
 
@@ -148,11 +149,10 @@ def allow_open_files() -> None:
 
 def too_many_files(error: Exception) -> UserError:
     """The error that ends a run where that was not far enough."""
-    reason = str(error).splitlines()[0][:200]
     return UserError(
-        f"too many files are open to read the data ({reason}): every process that reads keeps "
-        "those of its set open; raise the limit, as by `ulimit -n 65536`, or prepare the set in "
-        "fewer files; the same command continues from the last checkpoint"
+        f"too many files are open to read the data ({reason(error)}): every process that reads "
+        "keeps those of its set open; raise the limit, as by `ulimit -n 65536`, or prepare the set "
+        "in fewer files; the same command continues from the last checkpoint"
     )
 
 
