@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import jax
@@ -164,6 +165,25 @@ def test_in_memory_broken_examples_are_treated_alike(photographs):
     evaluated = [evaluation_batches(data, "validation", 4) for data in (streamed, kept)]
     assert contents(evaluated[0]) == contents(evaluated[1])
     assert streamed.fingerprint() == kept.fingerprint()
+
+
+def test_a_split_that_is_kept_is_filled_piece_by_piece(many_files, monkeypatch):
+    alive, most = [], []
+
+    def ahead(read, start, stop, workers):
+        for number in range(start, stop):
+            item = [read(number)]
+            alive.append(weakref.ref(item[0][0]["inputs"]))
+            most.append(sum(piece() is not None for piece in alive))
+            yield item.pop()
+
+    monkeypatch.setattr(examples, "read_ahead", ahead)
+    monkeypatch.setattr(examples, "PIECE_IN_MEMORY", 10)
+    wanted = load(config(many_files)).split("train").gather(np.arange(48))
+    kept = load(config(many_files, in_memory_limit=10**9, workers=1)).split("train")
+    np.testing.assert_array_equal(kept.inputs, wanted["inputs"])
+    np.testing.assert_array_equal(kept.labels, wanted["labels"])
+    assert len(most) == 5 and max(most) == 1
 
 
 def test_an_evaluation_counts_every_good_example_once(photographs):

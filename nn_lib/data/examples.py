@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import functools
 import io
-import itertools
 import os
 import time
 import zlib
@@ -22,6 +21,7 @@ from nn_lib.data.workers import TOO_MANY_FILES, allow_open_files, read_ahead, to
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 PIECE = 32  # examples that are read at once
+PIECE_IN_MEMORY = 128  # quickest for MNIST
 PAUSES = (0.1, 1.0, 5.0)  # seconds, before what the operating system failed to do is tried again
 
 Found = TypeVar("Found")
@@ -134,7 +134,7 @@ class StreamedExamples:
         workers: int | None,
         piece_size: int = PIECE,
     ) -> Iterator[dict[str, np.ndarray]]:
-        """Batches put together from pieces that are read ahead, so that few are in memory at once.
+        """Batches put together from pieces that are read ahead, each as it comes.
 
         Args:
           piece: `(batch number, slice of its rows) -> ` what `read` returns; it may be pickled.
@@ -153,10 +153,17 @@ class StreamedExamples:
         pieces: Iterator = map(read, range(*numbers))
         if workers is not None:
             pieces = read_ahead(read, *numbers, workers)
-        while group := list(itertools.islice(pieces, count)):
-            for _, bad in group:
+        for _ in range(start, stop):
+            batch: dict[str, np.ndarray] = {}
+            for first in range(0, size, piece_size):
+                part, bad = next(pieces)
+                for key, rows in part.items():
+                    if not first:
+                        batch[key] = np.empty((size, *rows.shape[1:]), rows.dtype)
+                    batch[key][first : first + len(rows)] = rows
+                del part, rows  # a worker's memory is free again once it is not looked at
                 self.bad.add(bad)
-            yield _joined([batch for batch, _ in group])
+            yield batch
 
     def fingerprint(self) -> int:
         """As `Examples.fingerprint`; of the encoded images where each is cut differently."""
@@ -306,7 +313,7 @@ def _in_memory(streamed: StreamedExamples) -> Examples:
     size = len(streamed)
     workers = streamed.workers or None
     piece = functools.partial(_all_of, streamed)
-    (batch,) = streamed.batches(piece, size, 0, 1, workers, piece_size=128)  # quickest for MNIST
+    (batch,) = streamed.batches(piece, size, 0, 1, workers, piece_size=PIECE_IN_MEMORY)
     bad = tuple(np.flatnonzero(~batch["mask"]).tolist())
     return Examples(batch["inputs"], batch["labels"], bad)
 
@@ -319,12 +326,6 @@ def _all_of(streamed: StreamedExamples, number: int, rows: slice):
 def _read_piece(piece: Callable, count: int, size: int, number: int):
     batch, place = divmod(number, count)
     return piece(batch, slice(place * size, (place + 1) * size))
-
-
-def _joined(pieces: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """One batch, in memory of its own (a worker's is free again once it is not looked at)."""
-    keys = pieces[0].keys()
-    return {key: np.asarray(np.concatenate([piece[key] for piece in pieces])) for key in keys}
 
 
 def _fingerprint(split) -> int:

@@ -52,10 +52,7 @@ def read_ahead(read: Callable[[int], Item], start: int, stop: int, workers: int)
             for first in range(start, start + count):
                 readers.append(_Worker(read, range(first, stop, count)))
         for number in range(stop - start):
-            with _told_as_mistake():
-                item = readers[number % count].next()
-            yield item
-            del item
+            yield readers[number % count].next()
     finally:
         for reader in readers:
             reader.close()
@@ -88,10 +85,9 @@ class _Worker:
 
     def next(self):
         """The next item; Ctrl-C is heard while the first is waited for."""
-        if self._first is None:
-            return next(self._items)
         first, self._first = self._first, None
-        return first.result()
+        with _told_as_mistake():
+            return next(self._items) if first is None else first.result()
 
     def close(self) -> None:
         self._first = None
