@@ -26,7 +26,7 @@ from PIL import Image
 from configs import imagenet, imagenette
 from nn_lib import losses, objectives
 from nn_lib.checks import UserError
-from nn_lib.data import DataConfig, augment, examples, images, load
+from nn_lib.data import DataConfig, augment, examples, images, load, workers
 from nn_lib.data.batches import evaluation_batches, prefetch, training_batches
 from nn_lib.models import MLP
 from nn_lib.train import fit
@@ -135,8 +135,8 @@ def test_batches_are_the_same_for_any_number_of_workers(photographs):
     alone = load(cropped(photographs, **name))
     wanted = contents(prefetch(training_batches(alone, 10, 0), 2, 7))
     measured = contents(evaluation_batches(alone, "validation", 4))
-    for workers in (1, 3):
-        data = load(cropped(photographs, workers=workers, **name))
+    for count in (1, 3):
+        data = load(cropped(photographs, workers=count, **name))
         assert contents(prefetch(training_batches(data, 10, 0), 2, 7)) == wanted
         assert contents(evaluation_batches(data, "validation", 4)) == measured
         assert set(data.split("train").bad.found) == set(alone.split("train").bad.found)
@@ -236,6 +236,20 @@ def test_a_damaged_record_file_is_endured_too(tmp_path):
     good = found["mask"]
     assert 20 <= good.sum() < 24
     np.testing.assert_array_equal(found["inputs"][good], wanted["inputs"][good])
+
+
+@pytest.mark.parametrize(
+    ("share", "count"),
+    [("250000 100000", 3), ("50000 100000", 1), ("max 100000", 16), ("9900000 100000", 16)],
+)
+def test_a_containers_share_of_the_processors_bounds_the_workers(
+    tmp_path, monkeypatch, share, count
+):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    monkeypatch.setattr(workers, "CPU_SHARE", tmp_path / "cpu.max")
+    assert workers.cores() == 16
+    (tmp_path / "cpu.max").write_text(share + "\n")
+    assert workers.cores() == count
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import gc
+import math
 import os
 import signal
 import threading
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from multiprocessing import parent_process, resource_tracker
+from pathlib import Path
 from typing import TypeVar
 
 import grain
@@ -20,6 +22,7 @@ from nn_lib.data.bad_examples import reason
 
 Item = TypeVar("Item")
 
+CPU_SHARE = Path("/sys/fs/cgroup/cpu.max")  # microseconds of processors' time, in so many
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 UNLIMITED = 10_240  # open files, where the hard limit is none; macOS allows no more
@@ -122,10 +125,15 @@ def _told_as_mistake() -> Iterator[None]:
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """How many this process may use, also where a container has a share of their time only."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        count = len(os.sched_getaffinity(0))
+    else:
+        count = os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # no control groups, or no limit: "max 100000"
+        quota, period = map(int, CPU_SHARE.read_text().split())
+        count = min(count, max(1, math.ceil(quota / period)))
+    return count
 
 
 def allow_open_files() -> None:
