@@ -478,6 +478,26 @@ def _workers_of(number: int) -> list[int]:
 
 
 @pytest.mark.slow
+def test_a_script_that_every_worker_runs_again_is_told_so(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from nn_lib.data.workers import read_ahead\n"
+        "import numpy as np\n"
+        "list(read_ahead(np.ones, 1, 9, workers=2))\n"
+    )
+    found = subprocess.run(
+        [sys.executable, script],
+        env=environment(PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    last = found.stderr.strip().splitlines()[-1]
+    assert last.startswith("nn_lib.checks.UserError: a worker process that reads the data ended")
+    assert 'under `if __name__ == "__main__":`' in last
+
+
+@pytest.mark.slow
 def test_workers_leave_when_the_batches_are_closed(photographs):
     batches = prefetch(training_batches(load(cropped(photographs, workers=2)), 8, 0), 0, 1000)
     next(batches)

@@ -5,6 +5,7 @@ import errno
 import gc
 import math
 import os
+import re
 import signal
 import threading
 import time
@@ -39,7 +40,7 @@ def read_ahead(read: Callable[[int], Item], start: int, stop: int, workers: int)
       workers: processes; -1 is one for every core that this process may use, 0 two threads.
 
     Raises:
-      UserError: a worker was killed, or too many files are open.
+      UserError: a worker was killed or could not begin, or too many files are open.
     """
     if not workers:
         options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
@@ -115,12 +116,19 @@ def _told_as_mistake() -> Iterator[None]:
             raise
         raise too_many_files(error) from error
     except RuntimeError as error:
-        if "terminated unexpectedly" not in str(error):
+        ended = re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error))
+        if ended is None:
             raise
+        if int(ended[1]) < 0:  # by a signal
+            raise UserError(
+                "a worker process that reads the data was killed, as when memory runs out; the "
+                "same command continues from the last checkpoint, with --config.data.workers=0 or "
+                "fewer workers in less memory"
+            ) from error
         raise UserError(
-            "a worker process that reads the data was killed, as when memory runs out; the same "
-            "command continues from the last checkpoint, with --config.data.workers=0 or fewer "
-            "workers in less memory"
+            f"a worker process that reads the data ended with status {ended[1]}, for the reason "
+            "that it gave above; most likely it ran the script that started it once more: put what "
+            'a script does under `if __name__ == "__main__":`, or set data.workers to 0'
         ) from error
 
 
