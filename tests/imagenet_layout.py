@@ -9,12 +9,13 @@ from PIL import Image
 SIZES = {"train": 24, "validation": 10}
 
 
-def prepare(name: str, folder, *, sizes=SIZES, broken=(), sides=(30, 70)) -> str:
+def prepare(name: str, folder, *, sizes=SIZES, broken=(), sides=(30, 70), shards=None) -> str:
     """Writes the set with TFDS's own features and returns the folder.
 
     Args:
       broken: (split, number) of pictures that are cut off in the middle of their bytes.
       sides: the range of heights and widths in pixels.
+      shards: files of each split; None leaves it to TFDS.
     """
     original = tfds.builder_cls(name)
 
@@ -36,7 +37,7 @@ def prepare(name: str, folder, *, sizes=SIZES, broken=(), sides=(30, 70)) -> str
 
     Small.name = name
     builder = Small(data_dir=folder, file_format="array_record")
-    builder.download_and_prepare()
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=shards))
     return str(folder)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 from collections.abc import Callable, Iterable
 
 from nn_lib.checks import UserError
@@ -74,6 +75,22 @@ class BadExamples:
             f"(data.max_bad_examples is {self.limit}); the last is {last}: {last.reason}; prepare "
             "the data set anew, or raise the limit"
         )
+
+
+def of_the_system(error: Exception) -> bool:
+    """Whether the operating system failed, such as a network's file system, and no data is wrong.
+
+    array_record passes on what a call of it said: `pread() failed: Input/output error; ...`.
+    Decoders raise an OSError too, but one without a number.
+    """
+    if isinstance(error, OSError):
+        return error.errno is not None
+    return isinstance(error, MemoryError) or bool(re.match(r"\w+\(\) failed: ", str(error)))
+
+
+def reason(error: Exception) -> str:
+    """What the error says, in a line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def _nothing(example: BadExample) -> None:

@@ -1,12 +1,14 @@
 """Labelled examples: one split, decoded to memory once or decoded on request."""
 
+import copy
 import dataclasses
 import functools
 import io
-import itertools
+import os
+import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -14,11 +16,15 @@ from PIL import Image
 
 from nn_lib.checks import UserError
 from nn_lib.data import images, tfds_source
-from nn_lib.data.bad_examples import BadExample, BadExamples
-from nn_lib.data.workers import read_ahead
+from nn_lib.data.bad_examples import BadExample, BadExamples, of_the_system, reason
+from nn_lib.data.workers import TOO_MANY_FILES, allow_open_files, read_ahead, too_many_files
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 PIECE = 32  # examples that are read at once
+PIECE_IN_MEMORY = 128  # quickest for MNIST
+PAUSES = (0.1, 1.0, 5.0)  # seconds, before what the operating system failed to do is tried again
+
+Found = TypeVar("Found")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +57,7 @@ class StreamedExamples:
     """A split too large for memory: `read` decodes.
 
     For an example that cannot be decoded the next one that can stands in, the same whoever reads.
+    A file that cannot be read is another matter: that is tried again, and then ends the run.
 
     Attributes:
       source: of TFDS, with images still encoded.
@@ -83,7 +90,7 @@ class StreamedExamples:
         """As `Examples.gather`, read now.
 
         Raises:
-          UserError: more examples than the limit cannot be decoded.
+          UserError: more examples than the limit cannot be decoded, or a file cannot be read.
         """
         batch, bad = self.read(indices)
         self.bad.add(bad)
@@ -100,7 +107,7 @@ class StreamedExamples:
         rows, labels, bad = [], [], []
         good = np.ones(len(indices), bool)
         for place, (index, record) in enumerate(zip(indices, self._records(indices))):
-            picture, label = self._decode(record)
+            picture, label = self._decode(index, record)
             for _ in range(min(self.bad.limit, len(self) - 1)):
                 if not isinstance(picture, Exception):
                     break
@@ -108,7 +115,7 @@ class StreamedExamples:
                 bad.append(self._describe(index, record, picture))
                 index = (index + 1) % len(self)
                 (record,) = self._records([index])
-                picture, label = self._decode(record)
+                picture, label = self._decode(index, record)
             if isinstance(picture, Exception):
                 raise self.bad.too_many(self._describe(index, record, picture))
             rng = None if seeds is None else np.random.default_rng(seeds[place])
@@ -127,7 +134,7 @@ class StreamedExamples:
         workers: int | None,
         piece_size: int = PIECE,
     ) -> Iterator[dict[str, np.ndarray]]:
-        """Batches put together from pieces that are read ahead, so that few are in memory at once.
+        """Batches put together from pieces that are read ahead, each as it comes.
 
         Args:
           piece: `(batch number, slice of its rows) -> ` what `read` returns; it may be pickled.
@@ -138,7 +145,7 @@ class StreamedExamples:
           piece_size: rows of a piece.
 
         Raises:
-          UserError: more examples than the limit cannot be decoded.
+          UserError: more examples than the limit cannot be decoded, or a file cannot be read.
         """
         count = -(-size // piece_size)
         read = functools.partial(_read_piece, piece, count, piece_size)
@@ -146,32 +153,76 @@ class StreamedExamples:
         pieces: Iterator = map(read, range(*numbers))
         if workers is not None:
             pieces = read_ahead(read, *numbers, workers)
-        while group := list(itertools.islice(pieces, count)):
-            for _, bad in group:
+        for _ in range(start, stop):
+            batch: dict[str, np.ndarray] = {}
+            for first in range(0, size, piece_size):
+                part, bad = next(pieces)
+                for key, rows in part.items():
+                    if not first:
+                        batch[key] = np.empty((size, *rows.shape[1:]), rows.dtype)
+                    batch[key][first : first + len(rows)] = rows
+                del part, rows  # a worker's memory is free again once it is not looked at
                 self.bad.add(bad)
-            yield _joined([batch for batch, _ in group])
+            yield batch
 
     def fingerprint(self) -> int:
         """As `Examples.fingerprint`; of the encoded images where each is cut differently."""
+        apart = self._apart()
         if self.crop is None:
-            return _fingerprint(self)
+            return _fingerprint(apart)
         value = zlib.crc32(str(len(self)).encode())
-        for record in self._records(_some(self)):
+        for record in apart._records(_some(self)):
             if isinstance(record, dict):
                 value = zlib.crc32(repr([record[key] for key in self.keys]).encode(), value)
         return value
+
+    def _apart(self) -> "StreamedExamples":
+        """The same examples, whose files are closed again when it is no longer looked at."""
+        source = copy.copy(self.source)
+        source.data_source = copy.copy(source.data_source)  # which leaves open files behind
+        return dataclasses.replace(self, source=source)
 
     def _records(self, indices) -> list[dict | Exception]:
         """Each example as TFDS has it, or what kept it from being read."""
         numbers = [int(index) for index in indices]
         try:
-            return self.source.__getitems__(numbers)
+            return self._patiently(lambda: self.source.__getitems__(numbers), numbers)
+        except UserError:
+            raise
         except Exception as error:  # a damaged file has many ways to say so
             if len(numbers) == 1:
                 return [error]
             return [self._records([number])[0] for number in numbers]
 
-    def _decode(self, record: dict | Exception):
+    def _patiently(self, read: Callable[[], Found], numbers: list[int]) -> Found:
+        """`read()`, again after a while where the operating system fails.
+
+        Raises:
+          UserError: it fails again and again.
+        """
+        for pause in (*PAUSES, None):
+            try:
+                return read()
+            except Exception as error:
+                if any(os.strerror(number) in str(error) for number in TOO_MANY_FILES):
+                    raise too_many_files(error) from error
+                if not of_the_system(error):
+                    raise
+                if pause is None:
+                    raise self._unreadable(error, numbers) from error
+            time.sleep(pause)
+            # A reader that has failed once may not recover.
+            self.source.data_source = copy.copy(self.source.data_source)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _unreadable(self, error: Exception, numbers: list[int]) -> UserError:
+        few = f"example {numbers[0]}" if len(numbers) == 1 else f"{len(numbers)} examples"
+        return UserError(
+            f"data set {self.bad.name!r}: {few} of {self.split} cannot be read: {reason(error)}; "
+            "once the files can be read, the same command continues from the last checkpoint"
+        )
+
+    def _decode(self, index: int, record: dict | Exception):
         """(picture or array, label); the exception instead of the picture where it fails."""
         if isinstance(record, Exception):
             return record, None
@@ -179,12 +230,17 @@ class StreamedExamples:
         if not self.channels:
             return value, label
         try:
-            with Image.open(io.BytesIO(value)) as picture:
-                picture.load()
-                mode = MODES[self.channels]
-                return (picture if picture.mode == mode else picture.convert(mode)), label
+            return self._patiently(lambda: self._picture(value), [int(index)]), label
+        except UserError:
+            raise
         except Exception as error:  # decoders have many ways to say that bytes are wrong
             return error, label
+
+    def _picture(self, content: bytes) -> Image.Image:
+        with Image.open(io.BytesIO(content)) as picture:
+            picture.load()
+            mode = MODES[self.channels]
+            return picture if picture.mode == mode else picture.convert(mode)
 
     def _cut(self, picture, rng: np.random.Generator | None) -> np.ndarray:
         if not self.channels:
@@ -197,8 +253,7 @@ class StreamedExamples:
 
     def _describe(self, index, record: dict | Exception, error: Exception) -> BadExample:
         name = record.get("file_name", b"") if isinstance(record, dict) else b""
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        return BadExample(self.split, int(index), name.decode("utf-8", "replace"), reason)
+        return BadExample(self.split, int(index), name.decode("utf-8", "replace"), reason(error))
 
 
 def read_examples(
@@ -234,6 +289,7 @@ def read_examples(
             f"data set {builder.info.full_name!r} has inputs of varying shape {shape}; batches "
             "need one shape: set data.image_size to the pixels that the network takes"
         )
+    allow_open_files()
     decoders = {keys[0]: tfds.decode.SkipDecoding()} if encoded else None
     streamed = StreamedExamples(
         source=builder.as_data_source(split=expression, decoders=decoders),
@@ -257,7 +313,7 @@ def _in_memory(streamed: StreamedExamples) -> Examples:
     size = len(streamed)
     workers = streamed.workers or None
     piece = functools.partial(_all_of, streamed)
-    (batch,) = streamed.batches(piece, size, 0, 1, workers, piece_size=128)  # quickest for MNIST
+    (batch,) = streamed.batches(piece, size, 0, 1, workers, piece_size=PIECE_IN_MEMORY)
     bad = tuple(np.flatnonzero(~batch["mask"]).tolist())
     return Examples(batch["inputs"], batch["labels"], bad)
 
@@ -270,12 +326,6 @@ def _all_of(streamed: StreamedExamples, number: int, rows: slice):
 def _read_piece(piece: Callable, count: int, size: int, number: int):
     batch, place = divmod(number, count)
     return piece(batch, slice(place * size, (place + 1) * size))
-
-
-def _joined(pieces: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """One batch, in memory of its own (a worker's is free again once it is not looked at)."""
-    keys = pieces[0].keys()
-    return {key: np.asarray(np.concatenate([piece[key] for piece in pieces])) for key in keys}
 
 
 def _fingerprint(split) -> int:

@@ -1,20 +1,32 @@
 """Reading ahead of the training loop, in worker processes or threads, by Grain."""
 
+import contextlib
+import errno
 import gc
+import math
 import os
+import re
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing import parent_process
+from concurrent.futures import Future
+from multiprocessing import parent_process, resource_tracker
+from pathlib import Path
 from typing import TypeVar
 
 import grain
 from absl import flags
 
 from nn_lib.checks import UserError
+from nn_lib.data.bad_examples import reason
 
 Item = TypeVar("Item")
+
+CPU_SHARE = Path("/sys/fs/cgroup/cpu.max")  # microseconds of processors' time, in so many
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
+UNLIMITED = 10_240  # open files, where the hard limit is none; macOS allows no more
 
 
 def read_ahead(read: Callable[[int], Item], start: int, stop: int, workers: int) -> Iterator[Item]:
@@ -26,53 +38,143 @@ def read_ahead(read: Callable[[int], Item], start: int, stop: int, workers: int)
     Args:
       read: a function that can be pickled, where processes read.
       workers: processes; -1 is one for every core that this process may use, 0 two threads.
+
+    Raises:
+      UserError: a worker was killed or could not begin, or too many files are open.
     """
-    numbers = grain.MapDataset.range(start, stop).map(read)
     if not workers:
         options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
-        yield from numbers.to_iter_dataset(options)
+        yield from grain.MapDataset.range(start, stop).map(read).to_iter_dataset(options)
         return
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain asks absl's flags, also where there is no main
+    resource_tracker.ensure_running()  # it would let signals through again where it is started
     count = min(cores() if workers < 0 else workers, stop - start)
-    options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    iterator = iter(
-        numbers.to_iter_dataset(options).mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=count, per_worker_buffer_size=1),
-            worker_init_fn=_begin_worker,
-        )
-    )
+    readers = []
     try:
-        yield from iterator
-    except RuntimeError as error:
-        if "terminated unexpectedly" not in str(error):
-            raise
-        raise UserError(
-            "a worker process that reads the data was killed, as when memory runs out; the same "
-            "command continues from the last checkpoint, with --config.data.workers=0 or fewer "
-            "workers in less memory"
-        ) from error
+        with _told_as_mistake():
+            for first in range(start, start + count):
+                readers.append(_Worker(read, range(first, stop, count)))
+        for number in range(stop - start):
+            yield readers[number % count].next()
     finally:
-        iterator.close()
-        del iterator
+        for reader in readers:
+            reader.close()
+        readers.clear()
         # Grain's circles of references hold shared memory, and a thread of its own frees it; the
         # interpreter warns of what is left when it ends.
         gc.collect()
         time.sleep(0.1)
 
 
+class _Worker:
+    """A process that reads the items of `numbers`.
+
+    A thread starts it with signals blocked, which it inherits: SIGTERM and Ctrl-C often come to
+    all processes of a run, and would end one that is not yet there to ignore them.
+    """
+
+    def __init__(self, read: Callable[[int], Item], numbers: range):
+        options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+        dataset = grain.MapDataset.range(numbers.start, numbers.stop, numbers.step).map(read)
+        self._items = iter(
+            dataset.to_iter_dataset(options).mp_prefetch(
+                grain.MultiprocessingOptions(num_workers=1, per_worker_buffer_size=1),
+                worker_init_fn=_begin_worker,
+            )
+        )
+        self._first: Future | None = Future()
+        self._thread = threading.Thread(target=self._start, args=(self._first,), daemon=True)
+        self._thread.start()
+
+    def next(self):
+        """The next item; Ctrl-C is heard while the first is waited for."""
+        first, self._first = self._first, None
+        with _told_as_mistake():
+            return next(self._items) if first is None else first.result()
+
+    def close(self) -> None:
+        self._first = None
+        self._thread.join()
+        self._items.close()
+
+    def _start(self, first: Future) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+        try:
+            first.set_result(next(self._items))
+        except Exception as error:
+            first.set_exception(error)
+
+
+@contextlib.contextmanager
+def _told_as_mistake() -> Iterator[None]:
+    """What Grain says of workers that cannot go on, in a line that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in TOO_MANY_FILES:
+            raise
+        raise too_many_files(error) from error
+    except RuntimeError as error:
+        ended = re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error))
+        if ended is None:
+            raise
+        if int(ended[1]) < 0:  # by a signal
+            raise UserError(
+                "a worker process that reads the data was killed, as when memory runs out; the "
+                "same command continues from the last checkpoint, with --config.data.workers=0 or "
+                "fewer workers in less memory"
+            ) from error
+        raise UserError(
+            f"a worker process that reads the data ended with status {ended[1]}, for the reason "
+            "that it gave above; most likely it ran the script that started it once more: put what "
+            'a script does under `if __name__ == "__main__":`, or set data.workers to 0'
+        ) from error
+
+
 def cores() -> int:
-    """How many this process may use."""
+    """How many this process may use, also where a container has a share of their time only."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        count = len(os.sched_getaffinity(0))
+    else:
+        count = os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # no control groups, or no limit: "max 100000"
+        quota, period = map(int, CPU_SHARE.read_text().split())
+        count = min(count, max(1, math.ceil(quota / period)))
+    return count
+
+
+def allow_open_files() -> None:
+    """Raises the limit of open files as far as this process may.
+
+    TFDS cuts ImageNet into a thousand files, every process that reads it keeps them open, and the
+    usual limit is 1,024.
+    """
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = hard if hard != resource.RLIM_INFINITY else max(soft, UNLIMITED)
+        if soft not in (wanted, resource.RLIM_INFINITY):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def too_many_files(error: Exception) -> UserError:
+    """The error that ends a run where that was not far enough."""
+    return UserError(
+        f"too many files are open to read the data ({reason(error)}): every process that reads "
+        "keeps those of its set open; raise the limit, as by `ulimit -n 65536`, or prepare the set "
+        "in fewer files; the same command continues from the last checkpoint"
+    )
 
 
 def _begin_worker(index: int, count: int) -> None:
     """A worker leaves signals to the run, which saves first, and does not outlive it."""
     del index, count
-    for number in (signal.SIGINT, signal.SIGTERM):
+    allow_open_files()
+    for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # those that waited are ignored too
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
