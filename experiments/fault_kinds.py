@@ -103,7 +103,6 @@ KINDS = {
     "bit flip": flip,
     "truncation": truncate,
 }
-WITH_TWO = ("kill", "SIGTERM", "no space")  # also with two processes
 
 
 def _sleep_or_end(run: Forked, seconds: float) -> bool:

@@ -15,6 +15,7 @@ import argparse
 import collections
 import concurrent.futures
 import dataclasses
+import functools
 import json
 import multiprocessing
 import platform
@@ -25,10 +26,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from experiments.fault_kinds import ANY, DOCUMENTED, KINDS, STEPS, WITH_TWO
+from experiments.fault_kinds import ANY, DOCUMENTED, KINDS, STEPS
 from experiments.forks import Forked, digest, start
 from nn_lib.checks import UserError, check_choice
 
@@ -46,6 +47,7 @@ STOPPED, LOST, WRONG, SAME = (
     "identical",
 )
 OUTCOMES = (SAME, STOPPED, LOST, WRONG)
+TWO = 0.2  # share of the faults with two processes
 BEGIN, END = "<!-- campaign -->", "<!-- /campaign -->"
 
 
@@ -123,10 +125,10 @@ def inject(campaign: Campaign, kind: str, processes: int, seed: int) -> dict | N
 def plan(
     count: int, kinds: list[str], share_of_two: float, rng: random.Random
 ) -> Iterator[tuple[str, int]]:
-    """(kind, processes) of every fault: each kind as often, some with two processes."""
+    """(kind, processes) of every fault: each kind as often, some of each with two processes."""
     for index in range(count):
         kind = kinds[index % len(kinds)]
-        yield kind, 2 if kind in WITH_TWO and rng.random() < share_of_two else 1
+        yield kind, 2 if rng.random() < share_of_two else 1
 
 
 def table(results: list[dict]) -> str:
@@ -144,8 +146,15 @@ def table(results: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def campaign(count: int, seed: int, kinds: list[str], share_of_two: float, jobs: int) -> list[dict]:
-    """Injects the faults, `jobs` at a time, and prints each."""
+def campaign(
+    count: int,
+    seed: int,
+    kinds: list[str],
+    share_of_two: float,
+    jobs: int,
+    on_each: Callable[[list[dict]], None] = lambda results: None,
+) -> list[dict]:
+    """Injects the faults, `jobs` at a time, and prints each; `on_each` gets all that there are."""
     results: list[dict] = []
     planned = plan(count, kinds, share_of_two, random.Random(seed))
     with (
@@ -161,6 +170,7 @@ def campaign(count: int, seed: int, kinds: list[str], share_of_two: float, jobs:
         for done in concurrent.futures.as_completed(begun):
             results.append(done.result())
             print(f"{len(results)} of {count}: {told(results[-1])}", flush=True)
+            on_each(results)
     return results
 
 
@@ -216,7 +226,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the campaign")
     parser.add_argument("--kinds", default=",".join(KINDS), help="which, separated by commas")
     parser.add_argument(
-        "--two", type=float, default=0.3, help="share with two processes, of the kinds that have"
+        "--two", type=float, default=TWO, help="share of the faults with two processes"
     )
     parser.add_argument("--jobs", type=int, default=2, help="faults at a time")
     parser.add_argument("--page", default="", help="the page whose table is replaced")
@@ -230,29 +240,33 @@ def main() -> int:
         if options.again:
             results = again(options.again)
         else:
-            results = campaign(options.count, options.seed, kinds, options.two, options.jobs)
+            write = functools.partial(_write, options, began) if options.page else _nothing
+            plan = (options.count, options.seed, kinds, options.two, options.jobs)
+            results = campaign(*plan, on_each=write)
     except UserError as mistake:
         print(f"experiments.faults: {mistake}", file=sys.stderr)
         return 2
     print(table(results))
-    if options.page and not options.again:
-        _write(Path(options.page), results, options, (time.monotonic() - began) / 60)
     return int(any(result["outcome"] in (LOST, WRONG) for result in results))
 
 
-def _write(page: Path, results: list[dict], options, minutes: float) -> None:
+def _write(options: argparse.Namespace, began: float, results: list[dict]) -> None:
     """The table between its marks, and every fault in a JSON file beside the page."""
+    page, minutes = Path(options.page), (time.monotonic() - began) / 60
     git = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
     versions = f"Python {platform.python_version()}, {platform.machine()}"
-    two = f" --two={options.two}" if options.two != 0.3 else ""
-    text = (
-        f"{BEGIN}\n`python -m experiments.faults --count={options.count} --seed={options.seed}"
-        f"{two}`, commit {commit}, {versions}, {minutes:.0f} minutes:\n\n{table(results)}\n{END}"
-    )
-    before = page.read_text()
-    page.write_text(re.sub(f"{BEGIN}.*{END}", lambda _: text, before, flags=re.DOTALL))
+    command = f"python -m experiments.faults --count={options.count} --seed={options.seed}"
+    command += f" --two={options.two}" if options.two != TWO else ""
+    cut = "" if len(results) == options.count else f", ended after {len(results)} of them"
+    text = f"{BEGIN}\n`{command}`, commit {commit}, {versions}, {minutes:.0f} minutes{cut}:\n\n"
+    text += f"{table(results)}\n{END}"
+    page.write_text(re.sub(f"{BEGIN}.*{END}", lambda _: text, page.read_text(), flags=re.DOTALL))
     page.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
+
+
+def _nothing(results: list[dict]) -> None:
+    pass
 
 
 if __name__ == "__main__":

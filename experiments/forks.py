@@ -16,6 +16,7 @@ import time
 import traceback
 from pathlib import Path
 
+import jax
 import matplotlib.pyplot  # noqa: F401
 import numpy as np
 import sklearn.datasets  # noqa: F401
@@ -148,6 +149,8 @@ def run_main(main: str, arguments: list[str]) -> int:
     except BaseException:
         traceback.print_exc()
         code = 1
+    if jax.distributed.is_initialized():
+        jax.distributed.shutdown()  # as at the end of an interpreter: all wait for one another
     sys.stdout.flush()
     sys.stderr.flush()
     return code
