@@ -10,10 +10,10 @@ Recipes  Training cuts 8 to 100 % of the area, evaluation the middle of a shorte
          decode in a worker process per core (--config.data.workers). ResNet-50: 90 epochs, rate .1
          for 256 images with 5 epochs of warm-up, to 0 by a cosine (Goyal et al. 2017, He et al.
          2019), labels smoothed by .1, mixup of alpha .2. N times the batch wants N times the rate
-         and an Nth of num_steps and warmup_steps (docs/scaling.md). AlexNet and VGG have
-         the batch, momentum .9 and rate of their papers, divided by 10 when validation stalls.
-         Other than in the papers: GoogLeNet's rate falls so too, and not by 4 % every 8 epochs;
-         biases are free of the weight decay, which AlexNet's and VGG's are not
+         and an Nth of num_steps and warmup_steps (docs/scaling.md). AlexNet and VGG have the
+         batch, momentum .9 and rate of their papers, divided by 10 when validation stalls. Other
+         than in the papers: GoogLeNet's rate falls in the same way, and not by 4 % every 8 epochs;
+         biases do not decay here, where AlexNet's and VGG's weight decay is of all parameters
 """
 
 import functools

@@ -458,7 +458,7 @@ def test_a_signal_to_all_processes_while_workers_start_saves_the_run(tmp_path, n
         os.killpg(run.pid, number)
         _, said = run.communicate(timeout=300)
         assert run.returncode == 128 + number, said
-        assert "the same command continues" in said
+        assert "the same command continues" in said and "leaked" not in said
         assert [file.name for file in (tmp_path / "run/checkpoints").iterdir() if file.is_dir()]
     finally:
         run.kill()
@@ -493,6 +493,28 @@ def test_a_script_that_every_worker_runs_again_is_told_so(tmp_path):
     last = found.stderr.strip().splitlines()[-1]
     assert last.startswith("nn_lib.checks.UserError: a worker process that reads the data ended")
     assert 'under `if __name__ == "__main__":`' in last
+
+
+@pytest.mark.slow
+def test_a_mistake_amid_reading_leaves_nothing_behind(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import numpy as np\n"
+        "from nn_lib.data.workers import read_ahead\n"
+        'if __name__ == "__main__":\n'
+        "    items = read_ahead(np.zeros, 10**5, 10**6, workers=3)\n"
+        "    for _ in range(7):\n"
+        "        assert len(next(items))\n"
+        '    raise SystemExit("a mistake")\n'
+    )
+    found = subprocess.run(
+        [sys.executable, script],
+        env=environment(PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert (found.returncode, found.stderr) == (1, "a mistake\n")
 
 
 @pytest.mark.slow

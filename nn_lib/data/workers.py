@@ -1,7 +1,9 @@
 """Reading ahead of the training loop, in worker processes or threads, by Grain."""
 
+import atexit
 import contextlib
 import errno
+import functools
 import gc
 import math
 import os
@@ -12,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from multiprocessing import parent_process, resource_tracker
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,6 +29,7 @@ Item = TypeVar("Item")
 CPU_SHARE = Path("/sys/fs/cgroup/cpu.max")  # microseconds of processors' time, in so many
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
+PATIENCE = 30  # seconds for a worker to end; Grain kills one after 25
 UNLIMITED = 10_240  # open files, where the hard limit is none; macOS allows no more
 
 
@@ -50,7 +54,11 @@ def read_ahead(read: Callable[[int], Item], start: int, stop: int, workers: int)
         flags.FLAGS.mark_as_parsed()  # Grain asks absl's flags, also where there is no main
     resource_tracker.ensure_running()  # it would let signals through again where it is started
     count = min(cores() if workers < 0 else workers, stop - start)
-    readers = []
+    readers: list[_Worker] = []
+    close = functools.partial(_close, readers)
+    atexit.unregister(_until_memory_is_free)
+    atexit.register(_until_memory_is_free)  # after `close`: what is registered last comes first
+    atexit.register(close)  # where a mistake ends the run, its traceback keeps this iterator alive
     try:
         with _told_as_mistake():
             for first in range(start, start + count):
@@ -58,20 +66,35 @@ def read_ahead(read: Callable[[int], Item], start: int, stop: int, workers: int)
         for number in range(stop - start):
             yield readers[number % count].next()
     finally:
-        for reader in readers:
-            reader.close()
-        readers.clear()
-        # Grain's circles of references hold shared memory, and a thread of its own frees it; the
-        # interpreter warns of what is left when it ends.
-        gc.collect()
-        time.sleep(0.1)
+        close()
+        atexit.unregister(close)
+
+
+def _close(readers: list["_Worker"]) -> None:
+    """Ends all of them at once: each takes its half a second to notice."""
+    if not readers:
+        return
+    for reader in readers:
+        reader.closing.set()
+    for reader in readers:
+        reader.thread.join(PATIENCE)
+    readers.clear()
+    gc.collect()  # Grain's circles of references hold shared memory
+
+
+def _until_memory_is_free() -> None:
+    """Waits for the thread in which Grain frees it; the interpreter warns of what is left."""
+    gc.collect()
+    end = time.monotonic() + 2
+    while any(type(value) is SharedMemory for value in gc.get_objects()) and time.monotonic() < end:
+        time.sleep(0.02)
 
 
 class _Worker:
-    """A process that reads the items of `numbers`.
+    """A process that reads the items of `numbers`, and a thread that starts and ends it.
 
-    A thread starts it with signals blocked, which it inherits: SIGTERM and Ctrl-C often come to
-    all processes of a run, and would end one that is not yet there to ignore them.
+    It starts with signals blocked, as the thread has them: SIGTERM and Ctrl-C often come to all
+    processes of a run, and would end one that is not yet there to ignore them.
     """
 
     def __init__(self, read: Callable[[int], Item], numbers: range):
@@ -84,8 +107,9 @@ class _Worker:
             )
         )
         self._first: Future | None = Future()
-        self._thread = threading.Thread(target=self._start, args=(self._first,), daemon=True)
-        self._thread.start()
+        self.closing = threading.Event()
+        self.thread = threading.Thread(target=self._attend, args=(self._first,), daemon=True)
+        self.thread.start()
 
     def next(self):
         """The next item; Ctrl-C is heard while the first is waited for."""
@@ -93,17 +117,15 @@ class _Worker:
         with _told_as_mistake():
             return next(self._items) if first is None else first.result()
 
-    def close(self) -> None:
-        self._first = None
-        self._thread.join()
-        self._items.close()
-
-    def _start(self, first: Future) -> None:
+    def _attend(self, first: Future) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         try:
             first.set_result(next(self._items))
         except Exception as error:
             first.set_exception(error)
+        del first  # with an item in it
+        self.closing.wait()
+        self._items.close()
 
 
 @contextlib.contextmanager
@@ -176,6 +198,7 @@ def _begin_worker(index: int, count: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # those that waited are ignored too
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    gc.freeze()  # nobody need look through all that is imported when the worker ends
 
 
 def _end_with_parent() -> None:
