@@ -45,8 +45,10 @@ class TutorialCell(Cell):
 
     @nn.nowrap
     def step(self, w, h, x):
-        combined = jnp.concatenate([x, h], axis=-1)
-        return combined @ w["W_h"] + w["b_h"], combined @ w["W_o"] + w["b_o"]
+        seen = h.astype(jnp.promote_types(x.dtype, w["W_h"].dtype))
+        combined = jnp.concatenate([x, seen], axis=-1)
+        h = at_least_float32(combined @ w["W_h"] + w["b_h"])
+        return h, combined @ w["W_o"] + w["b_o"]
 
 
 class NameRNN(nn.Module):

@@ -84,7 +84,7 @@ class RecurrentEncoder(Composite):
         if self.pooling == "max":
             top = jnp.max(jnp.where(mask[..., None], outputs, -jnp.inf), axis=1)
             return jnp.where(mask.any(1, keepdims=True), top, 0)
-        return _last_states(self.layer, carry)
+        return _last_states(self.layer, carry).astype(outputs.dtype)
 
 
 def _last_states(layer, carry) -> jax.Array:

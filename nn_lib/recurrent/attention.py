@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 
 from nn_lib.checks import UserError
+from nn_lib.layers.activations import at_least_float32
 from nn_lib.layers.attention import (
     additive_scores,
     attend,
     attention_weights,
     multiplicative_scores,
 )
-from nn_lib.recurrent.cell import Cell
+from nn_lib.recurrent.cell import Cell, state_dtype
 from nn_lib.recurrent.gru import GRUCell
 
 
@@ -88,7 +89,8 @@ class BahdanauCell(_AttentionCell):
     @nn.nowrap
     def step(self, w, carry, x):
         self._check(w)
-        query = self.cell.exposed(carry) @ w["W"]
+        dtype = jnp.promote_types(x.dtype, w["W"].dtype)
+        query = self.cell.exposed(carry).astype(dtype) @ w["W"]
         alpha = attention_weights(additive_scores(query, w["keys"], w["v"][:, 0]), w["mask"])
         c = attend(alpha, w["memory"])
         carry, h = self._inner_step(w, carry, jnp.concatenate([x, c], axis=-1))
@@ -133,11 +135,12 @@ class LuongCell(_AttentionCell):
     def step(self, w, carry, x):
         self._check(w)
         inner, s = carry
-        inner, h = self._inner_step(w, inner, jnp.concatenate([x, s], axis=-1))
+        shown = s.astype(jnp.promote_types(x.dtype, w["W"].dtype))
+        inner, h = self._inner_step(w, inner, jnp.concatenate([x, shown], axis=-1))
         alpha = attention_weights(multiplicative_scores(h, w["keys"]), w["mask"])
         c = attend(alpha, w["memory"])
         s = jnp.tanh(jnp.concatenate([c, h], axis=-1) @ w["W_c"])
-        return (inner, s), jnp.concatenate([s, alpha], axis=-1)
+        return (inner, at_least_float32(s)), jnp.concatenate([s, alpha], axis=-1)
 
     @nn.nowrap
     def exposed(self, carry):
@@ -147,4 +150,4 @@ class LuongCell(_AttentionCell):
     def initialize_carry(self, rng, input_shape):
         inner = self.cell.initialize_carry(rng, input_shape)
         shape = (*input_shape[:-1], self.features)
-        return inner, jnp.zeros(shape, self.dtype or self.param_dtype)
+        return inner, jnp.zeros(shape, state_dtype(self.dtype or self.param_dtype))

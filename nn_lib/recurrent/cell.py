@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from nn_lib.checks import UserError
+from nn_lib.layers.precision import summable
 from nn_lib.recurrent.arguments import (
     check_carry,
     check_cell,
@@ -26,6 +27,11 @@ class Cell(nn.RNNCellBase):
 
     Subclasses define `weights`, the only compact method, and the pure functions `project` and
     `step`.
+
+    With a `dtype` of half precision the operands of products and the outputs have it; the carry,
+    its cotangents and the gates that weigh it are float32. A state that adds up over many steps
+    would lose what is below one rounding of it, and a gate near one would be one, for ever. What
+    passes through a product in every step, as all of a vanilla cell's state does, is rounded there.
     """
 
     features: int
@@ -44,7 +50,8 @@ class Cell(nn.RNNCellBase):
         check_carry(self, carry, jax.eval_shape(fresh))
         with width_of_its_parameters(self, x.shape[-1]):
             w = self.weights(x.shape[-1])
-        return self.step(w, carry, self.project(w, self.cast(x)))
+        carry, output = self.step(w, carry, self.project(w, self.cast(x)))
+        return summable(carry), output
 
     def weights(self, input_features: int):
         raise NotImplementedError  # every cell has its own
@@ -69,8 +76,9 @@ class Cell(nn.RNNCellBase):
         return (rate,) * len(jax.tree.leaves(carry))
 
     @nn.nowrap
-    def seen(self, w, h: jax.Array) -> jax.Array:
-        """h as the recurrent products see it: under the driver's `state_dropout`, if any."""
+    def seen(self, w, h: jax.Array, dtype: Any = None) -> jax.Array:
+        """h as the recurrent products see it: in their dtype, under `state_dropout`, if any."""
+        h = h if dtype is None else h.astype(dtype)
         return h * w["state_noise"] if "state_noise" in w else h
 
     @nn.nowrap
@@ -103,8 +111,9 @@ class Cell(nn.RNNCellBase):
 
     @nn.nowrap
     def initialize_carry(self, rng, input_shape: tuple[int, ...]):
-        """h = 0, in the dtype of the computation; `rng` is part of Flax's signature, unused."""
-        return jnp.zeros((*input_shape[:-1], self.features), self.dtype or self.param_dtype)
+        """h = 0, in the dtype of a state; `rng` is part of Flax's signature, unused."""
+        dtype = state_dtype(self.dtype or self.param_dtype)
+        return jnp.zeros((*input_shape[:-1], self.features), dtype)
 
     @property
     def num_feature_axes(self) -> int:
@@ -149,8 +158,8 @@ class Cell(nn.RNNCellBase):
 
     @nn.nowrap
     def initial_carry(self, w, x: jax.Array):
-        """The zero carry for inputs `x [B, F]` in the dtype that the steps compute in."""
-        dtype = self.dtype or jnp.promote_types(jax.tree.leaves(w)[0].dtype, x.dtype)
+        """The zero carry for inputs `x [B, F]` in the dtype that the steps keep it in."""
+        dtype = state_dtype(self.dtype or jnp.promote_types(jax.tree.leaves(w)[0].dtype, x.dtype))
         carry = self.initialize_carry(jax.random.key(0), x.shape)
         return jax.tree.map(lambda leaf: leaf.astype(dtype), carry)
 
@@ -166,3 +175,8 @@ class Cell(nn.RNNCellBase):
         if self.dtype is None:
             return tree
         return jax.tree.map(lambda leaf: leaf.astype(self.dtype), tree)
+
+
+def state_dtype(dtype: Any) -> Any:
+    """Of the state of a cell that computes in `dtype`: float32 where that is of half precision."""
+    return jnp.promote_types(dtype, jnp.float32)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from nn_lib.checks import UserError
+from nn_lib.layers.activations import at_least_float32
 from nn_lib.layers.precision import add_bias
 from nn_lib.recurrent.cell import Cell
 
@@ -42,10 +43,10 @@ class ConditionedVanillaCell(Cell):
     @nn.nowrap
     def step(self, w, carry, projected):
         h, v = carry
-        h = jnp.tanh(
-            projected + self.seen(w, h) @ w["recurrent_kernel"] + v @ w["condition_kernel"]
-        )
-        return (h, jnp.zeros_like(v) if self.first_step_only else v), h
+        dtype = projected.dtype
+        a = projected + self.seen(w, h, dtype) @ w["recurrent_kernel"]
+        h = jnp.tanh(at_least_float32(a + v.astype(dtype) @ w["condition_kernel"]))
+        return (h, jnp.zeros_like(v) if self.first_step_only else v), h.astype(dtype)
 
     @nn.nowrap
     def exposed(self, carry):

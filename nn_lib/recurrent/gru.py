@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from nn_lib.checks import UserError
+from nn_lib.layers.activations import at_least_float32
 from nn_lib.layers.precision import add_bias
 from nn_lib.recurrent.cell import Cell
 from nn_lib.recurrent.gru_sequence import gru_sequence
@@ -53,17 +54,17 @@ class GRUCell(Cell):
 
     @nn.nowrap
     def step(self, w, carry, projected):
-        h, split = carry, 2 * self.features
+        h, split, dtype = carry, 2 * self.features, projected.dtype
         W_rz, W_hh = w["recurrent_kernel"][:, :split], w["recurrent_kernel"][:, split:]
         x_rz, x_n = projected[..., :split], projected[..., split:]
-        seen = self.seen(w, h)
-        r, z = jnp.split(jax.nn.sigmoid(x_rz + seen @ W_rz), 2, axis=-1)
+        seen = self.seen(w, h, dtype)
+        r, z = jnp.split(jax.nn.sigmoid(at_least_float32(x_rz + seen @ W_rz)), 2, axis=-1)
         if self.reset_after:
             n = jnp.tanh(x_n + r * add_bias(seen @ W_hh, w["bias_hn"]))
         else:
-            n = jnp.tanh(x_n + (r * seen) @ W_hh)
+            n = jnp.tanh(at_least_float32(x_n + (r * seen).astype(dtype) @ W_hh))
         h = z * h + (1 - z) * n
-        return h, h
+        return h, h.astype(dtype)
 
     @nn.nowrap
     def sequence(self, w, carry, x, again, on):

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from nn_lib.layers.activations import at_least_float32
 from nn_lib.layers.precision import add_bias
 from nn_lib.recurrent.arguments import check_size
 from nn_lib.recurrent.cell import Cell
@@ -58,10 +59,11 @@ class RecurrentHighwayCell(Cell):
 
     @nn.nowrap
     def step(self, w, carry, projected):
-        s = carry
+        s, dtype = carry, projected.dtype
         for R, b in zip(w["recurrent_kernel"], w["bias"]):
-            u, g = jnp.split(add_bias(projected + self.seen(w, s) @ R, b), 2, axis=-1)
+            a = add_bias(projected + self.seen(w, s, dtype) @ R, b)
+            u, g = jnp.split(at_least_float32(a), 2, axis=-1)
             g = jax.nn.sigmoid(g)
             s = jnp.tanh(u) * g + s * (1 - g)
             projected = 0.0
-        return s, s
+        return s, s.astype(dtype)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.nn import sigmoid
 
 from nn_lib.checks import check_choice
+from nn_lib.layers.activations import at_least_float32
 from nn_lib.layers.precision import add_bias
 from nn_lib.recurrent import lstm_variants
 from nn_lib.recurrent.cell import Cell
@@ -67,10 +68,12 @@ class LSTMCell(Cell):
         if not self.written_out:
             return lstm_variants.step(self, w, carry, projected)
         c, h = carry
-        i, f, o, g = jnp.split(projected + self.seen(w, h) @ w["recurrent_kernel"], 4, axis=-1)
+        dtype = projected.dtype
+        a = projected + self.seen(w, h, dtype) @ w["recurrent_kernel"]
+        i, f, o, g = jnp.split(at_least_float32(a), 4, axis=-1)
         c = sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)
         h = sigmoid(o) * jnp.tanh(c)
-        return (c, h), h
+        return (c, h), h.astype(dtype)
 
     @property
     def written_out(self) -> bool:

@@ -45,12 +45,13 @@ def step(cell: Any, w, carry, projected: jax.Array):
     ```
     where a is the sum of the input's and the state's products, each normalised with `layer_norm`.
     """
-    c, h = carry
-    product = cell.seen(w, h) @ w["recurrent_kernel"]
+    (c, h), dtype = carry, projected.dtype
+    product = cell.seen(w, h, dtype) @ w["recurrent_kernel"]
     if cell.layer_norm:
         product = standardize(product, w["scale_h"])
     blocks = GATES[cell.gates]
-    a = dict(zip(blocks, jnp.split(projected + product, len(blocks), axis=-1)))
+    a = at_least_float32(projected + product)
+    a = dict(zip(blocks, jnp.split(a, len(blocks), axis=-1)))
 
     def gate(name, c):
         shown = scale_by(c, w[f"peephole_{name}"]) if cell.peephole else 0.0
@@ -62,8 +63,8 @@ def step(cell: Any, w, carry, projected: jax.Array):
     shown = add_bias(standardize(c, w["scale_c"]), w["bias_c"]) if cell.layer_norm else c
     h = gate("o", c) * jnp.tanh(shown)
     if cell.projection:
-        h = h @ w["projection_kernel"]
-    return (c, h), h
+        h = at_least_float32(h.astype(dtype) @ w["projection_kernel"])
+    return (c, h), h.astype(dtype)
 
 
 def standardize(x: jax.Array, scale: jax.Array) -> jax.Array:

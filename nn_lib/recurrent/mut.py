@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from nn_lib.checks import UserError
+from nn_lib.layers.activations import at_least_float32
 from nn_lib.layers.precision import add_bias
 from nn_lib.recurrent.cell import Cell
 
@@ -36,11 +37,11 @@ class MUT1Cell(Cell):
 
     @nn.nowrap
     def step(self, w, carry, projected):
-        h, seen = carry, self.seen(w, carry)
+        seen = self.seen(w, carry, projected.dtype)
         x_r, x_z, x_u = jnp.split(projected, 3, axis=-1)
         W_hr, W_hh = jnp.split(w["recurrent_kernel"], 2, axis=-1)
         r = jax.nn.sigmoid(x_r + seen @ W_hr)
-        return _mix(h, jax.nn.sigmoid(x_z), jnp.tanh((r * seen) @ W_hh + x_u))
+        return _mix(carry, _gate(x_z), (r * seen) @ W_hh + x_u)
 
 
 class MUT2Cell(Cell):
@@ -66,7 +67,7 @@ class MUT2Cell(Cell):
 
     @nn.nowrap
     def step(self, w, carry, projected):
-        seen = self.seen(w, carry)
+        seen = self.seen(w, carry, projected.dtype)
         return _gated(w, carry, seen, seen, projected)
 
 
@@ -92,7 +93,7 @@ class MUT3Cell(Cell):
 
     @nn.nowrap
     def step(self, w, carry, projected):
-        seen = self.seen(w, carry)
+        seen = self.seen(w, carry, projected.dtype)
         return _gated(w, carry, seen, jnp.tanh(seen), projected)
 
 
@@ -100,14 +101,19 @@ def _gated(w, h, seen, seen_by_z, projected):
     """What MUT2 and MUT3 share: the gate z reads `seen_by_z`, the other products `seen`."""
     x_r, x_z, x_u = jnp.split(projected, 3, axis=-1)
     W_hr, W_hz, W_hh = jnp.split(w["recurrent_kernel"], 3, axis=-1)
-    z = jax.nn.sigmoid(x_z + seen_by_z @ W_hz)
+    z = _gate(x_z + seen_by_z @ W_hz)
     r = jax.nn.sigmoid(x_r + seen @ W_hr)
-    return _mix(h, z, jnp.tanh((r * seen) @ W_hh + x_u))
+    return _mix(h, z, (r * seen) @ W_hh + x_u)
 
 
-def _mix(h, z, u):
-    h = u * z + h * (1 - z)
-    return h, h
+def _gate(a):
+    return jax.nn.sigmoid(at_least_float32(a))
+
+
+def _mix(h, z, a):
+    """The new state and the output, for `u = tanh(a)`."""
+    h = jnp.tanh(at_least_float32(a)) * z + h * (1 - z)
+    return h, h.astype(a.dtype)
 
 
 def _check_square(cell: Cell, input_features: int, reason: str) -> None:

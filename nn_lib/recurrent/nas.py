@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from nn_lib.layers.activations import at_least_float32
 from nn_lib.layers.precision import add_bias
 from nn_lib.recurrent.cell import Cell
 
@@ -33,15 +34,16 @@ class NASCell(Cell):
 
     @nn.nowrap
     def step(self, w, carry, projected):
-        c, m = carry
-        a = jnp.split(projected, 8, axis=-1)
-        q = jnp.split(add_bias(self.seen(w, m) @ w["recurrent_kernel"], w["bias"]), 8, axis=-1)
+        (c, m), dtype = carry, projected.dtype
+        a = jnp.split(at_least_float32(projected), 8, axis=-1)
+        q = add_bias(self.seen(w, m, dtype) @ w["recurrent_kernel"], w["bias"])
+        q = jnp.split(at_least_float32(q), 8, axis=-1)
         s0, s1, s2, _, s4, s5, s6, s7 = (x + y for x, y in zip(a, q))
         sigma, tanh, relu = jax.nn.sigmoid, jnp.tanh, jax.nn.relu
         c = tanh(tanh(sigma(s0) * relu(s1)) + c) * tanh(sigma(s2) + relu(a[3] * q[3]))
         output = tanh(tanh(s4) * sigma(s5)) + sigma(tanh(s6) + sigma(s7))
         m = tanh(c * tanh(output))
-        return (c, m), m
+        return (c, m), m.astype(dtype)
 
     @nn.nowrap
     def exposed(self, carry):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from nn_lib.layers.activations import at_least_float32
 from nn_lib.layers.fast_paths import is_fast
 
 # tanh x = x p(x^2) / q(x^2) for |x| below the bound, beyond which float32 knows only +-1: the
@@ -38,6 +39,21 @@ product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_gradient)
 def weight_gradient(x: jax.Array, d: jax.Array) -> jax.Array:
     """`sum_{t, b} x_{tb} d_{tb}^T` of `[T, B, F]` and `[T, B, G]`, `[F, G]`."""
     return lax.dot_general(x, d, (((0, 1), (0, 1)), ((), ())))
+
+
+def saved(a: jax.Array, t: jax.Array) -> jax.Array:
+    """What a step keeps of `t = tanh(scale a)`, a's first columns, for `restored`: t, or such an a.
+
+    From an a of half precision t follows in float32, at half of its size; t in half precision would
+    not know a gate near one from one.
+    """
+    return t if t.dtype == a.dtype else a[..., : t.shape[-1]]
+
+
+def restored(kept: jax.Array, scale) -> jax.Array:
+    """`t = tanh(scale a)`, in float32 at least, of what `saved` kept."""
+    wide = at_least_float32(kept)
+    return kept if wide.dtype == kept.dtype else tanh(wide * scale)
 
 
 @jax.custom_jvp

@@ -21,14 +21,15 @@ from nn_lib.recurrent.arguments import (
     check_inputs,
     width_of_its_parameters,
 )
-from nn_lib.recurrent.cell import Cell
+from nn_lib.recurrent.cell import Cell, state_dtype
 
 
 class RNN(nn.Module):
     """Runs a cell over time.
 
     `(inputs [B, T, F], mask, reset, initial_carry) -> (carry, outputs [B, T, H])`; output t
-    belongs to input t, also when `reverse` runs from the end to the beginning.
+    belongs to input t, also when `reverse` runs from the end to the beginning. The outputs
+    of our cells have their `dtype`; their carry is float32 where that is of half precision.
 
     Attributes:
       cell: one of ours, or any Flax `RNNCellBase`.
@@ -123,7 +124,8 @@ class RNN(nn.Module):
         if context is not None:
             w = cell.with_context(w, context)
         dtype = cell.dtype or jnp.promote_types(jax.tree.leaves(w)[0].dtype, x.dtype)
-        carry, fresh = jax.tree.map(lambda leaf: leaf.astype(dtype), (carry, fresh))
+        kept = state_dtype(dtype)
+        carry, fresh = jax.tree.map(lambda leaf: leaf.astype(kept), (carry, fresh))
         rates = noise.zoneout_rates(self.zoneout, cell, carry)
         zone = shift = None
         if train and self.state_dropout:
@@ -155,13 +157,14 @@ class RNN(nn.Module):
         def step(w, carry, now):
             projected, zone, shift = now
             after, output = cell.step(w, carry, projected)
+            after, output = like(after, carry), output.astype(dtype)
             if not adjusted:
                 return after, output
             if any(rates):
                 after = noise.zone_out(carry, after, rates, zone)
             if shift is not None:
                 after = jax.tree.map(jnp.add, after, shift)
-            return after, cell.exposed(after)
+            return after, cell.exposed(after).astype(dtype)
 
         def run(w, carry, steps, fresh):
             x, on, again, zone, shift = steps

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from nn_lib.layers.activations import at_least_float32
 from nn_lib.layers.precision import add_bias
 from nn_lib.recurrent.cell import Cell
 from nn_lib.recurrent.products import product
@@ -39,8 +40,10 @@ class VanillaCell(Cell):
 
     @nn.nowrap
     def step(self, w, carry, projected):
-        h = self.activation(projected + self.seen(w, carry) @ w["recurrent_kernel"])
-        return h, h
+        dtype = projected.dtype
+        a = projected + self.seen(w, carry, dtype) @ w["recurrent_kernel"]
+        h = self.activation(at_least_float32(a))
+        return h, h.astype(dtype)
 
     @property
     def written_out(self) -> bool:
