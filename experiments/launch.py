@@ -45,7 +45,7 @@ def launch(command: list[str], count: int, devices: int = 0, grace: float = 60) 
     address = f"127.0.0.1:{free_port()}"
     processes, readers = [], []
     failed, stopped, deadline, told = 0, 0, float("inf"), 0
-    fine: set[int | None] = {None, 0}  # statuses that are no failure
+    fine = {0}  # statuses that are no failure
     guard = _guard()
     assert guard.stdin is not None
     tell = guard.stdin.fileno()
@@ -72,8 +72,9 @@ def launch(command: list[str], count: int, devices: int = 0, grace: float = 60) 
                 sent = signal.SIGINT if asked[-1] == signal.SIGINT else signal.SIGTERM
                 fine |= {128 + sent, -sent}
                 _signal(processes, sent)
-            if not failed and not fine.issuperset(states):
-                failed = _status(next(state for state in states if state not in fine))
+            bad = [state for state in states if state is not None and state not in fine]
+            if bad and not failed:
+                failed = _status(bad[0])
                 deadline = time.monotonic() + AFTER_A_FAILURE
                 _signal(processes, signal.SIGTERM)
             time.sleep(0.02)

@@ -206,8 +206,8 @@ class Run:
 def _check_same_program(experiment: Experiment) -> None:
     """Of several processes; one that computed something else would spoil the state of all."""
     if jax.process_count() > 1:
-        own = {"data_dir": None, "path": experiment.data.path and "", "workers": 0}
-        data = dataclasses.replace(experiment.data, **own)  # copies on each machine are fine
+        path = experiment.data.path and ""  # copies on each machine are fine
+        data = dataclasses.replace(experiment.data, data_dir=None, path=path, workers=0)
         encoded = codec.encode(dataclasses.replace(experiment, data=data))
         config = json.dumps(encoded, sort_keys=True).encode()
         advice = "start all with the same command and the same configs/"
