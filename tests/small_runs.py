@@ -12,6 +12,9 @@ from nn_lib.optim import OptimizerConfig
 from nn_lib.recurrent import GRUCell
 from nn_lib.train import Experiment
 from nn_lib.train.checkpoint import Checkpoints
+from nn_lib.train.run import Run
+
+FILES = ("metrics.jsonl", "summary.json")  # that tell whether two runs were the same
 
 
 def small(**fields) -> Experiment:
@@ -80,3 +83,33 @@ def text_experiment(path, **fields) -> Experiment:
 
 def tree(folder):
     return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def watched(monkeypatch, before=lambda what, number: None):
+    """The order in which a run begins its training ("t") and evaluation ("e") steps."""
+    seen, prepare = [], Run.prepare
+
+    def prepared(experiment):
+        run = prepare(experiment)
+        train_step, eval_step = run.train_step, run.eval_step
+
+        def train(state, batch):
+            seen.append("t")
+            before("t", seen.count("t"))
+            return train_step(state, batch)
+
+        def evaluate(*arguments):
+            seen.append("e")
+            before("e", seen.count("e"))
+            return eval_step(*arguments)
+
+        train.lower = train_step.lower  # the step's memory is looked at before it runs
+        run.train_step, run.eval_step = train, evaluate
+        return run
+
+    monkeypatch.setattr(Run, "prepare", prepared)
+    return seen
+
+
+def kept(workdir):
+    return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal())

@@ -1,0 +1,86 @@
+"""SIGTERM while a validation goes on: the state that it measures is saved, and nothing is lost."""
+
+import dataclasses
+import os
+import signal
+
+import pytest
+
+from nn_lib.train import fit
+from nn_lib.train.checkpoint import Checkpoints
+from nn_lib.train.interrupt import Interrupted
+from tests.small_runs import FILES, kept, lines, small, watched
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
+def assert_same_files(one, other):
+    for name in FILES:
+        assert (one / name).read_text() == (other / name).read_text(), name
+    last = kept(one)[-1]
+    ours, theirs = (Checkpoints(folder / "checkpoints", read_only=True) for folder in (one, other))
+    assert ours.note(last) == theirs.note(last)  # with the checksums of the state
+
+
+@pytest.mark.parametrize(
+    "moment, saved",
+    [("t10", 5), ("t13", 10), ("e15", 20)],
+)
+def test_a_signal_while_one_goes_on_does_not_wait_for_it_and_loses_nothing(
+    tmp_path, monkeypatch, moment, saved
+):
+    """Four batches each, after 5, 10, 15 and, the 13th to 16th batch, 20 steps."""
+    experiment = small(eval_batch_size=20, log_every=1, eval_every=5)
+    fit(experiment, tmp_path / "alone", quiet=True)
+
+    def disturb(what, number):
+        if f"{what}{number}" == moment:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        seen = watched(patch, disturb)
+        with pytest.raises(Interrupted, match=f"at step {saved}, saved"):
+            fit(experiment, tmp_path / "stopped", quiet=True)
+        assert moment in [f"{seen[-n]}{seen.count(seen[-n])}" for n in (1, 2)]  # hardly more
+    assert kept(tmp_path / "stopped")[-1] == saved
+    fit(experiment, tmp_path / "stopped", quiet=True)
+    assert_same_files(tmp_path / "alone", tmp_path / "stopped")
+
+
+def test_a_signal_while_the_same_one_is_made_up_for_loses_nothing(tmp_path, monkeypatch):
+    """Stopped twice in the validation after 10 steps, the second time with nothing else to do."""
+    experiment = small(eval_batch_size=20)
+    fit(experiment, tmp_path / "alone", quiet=True)
+    for moment in ("t12", "e2"):
+
+        def disturb(what, number, moment=moment):
+            if f"{what}{number}" == moment:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        with monkeypatch.context() as patch:
+            watched(patch, disturb)
+            with pytest.raises(Interrupted, match="at step 10, saved"):
+                fit(experiment, tmp_path / "stopped", quiet=True)
+    fit(experiment, tmp_path / "stopped", quiet=True)
+    assert_same_files(tmp_path / "alone", tmp_path / "stopped")
+
+
+def test_a_signal_in_a_validation_of_the_plateau_schedule_is_answered_after_it(
+    tmp_path, monkeypatch
+):
+    """What it finds belongs to the state that is saved."""
+    optimizer = dataclasses.replace(small().optimizer, schedule="plateau", patience=1)
+    experiment = small(eval_batch_size=20, eval_every=5, optimizer=optimizer)
+    fit(experiment, tmp_path / "alone", quiet=True)
+
+    def disturb(what, number):
+        if (what, number) == ("e", 6):  # of the validation after 10 steps
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        watched(patch, disturb)
+        with pytest.raises(Interrupted, match="at step 10, saved"):
+            fit(experiment, tmp_path / "stopped", quiet=True)
+    assert lines(tmp_path / "stopped")[-1]["split"] == "validation"
+    fit(experiment, tmp_path / "stopped", quiet=True)
+    assert_same_files(tmp_path / "alone", tmp_path / "stopped")
