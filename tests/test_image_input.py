@@ -475,20 +475,26 @@ def _workers_of(number: int) -> list[int]:
     return found
 
 
-@pytest.mark.slow
-def test_a_script_that_every_worker_runs_again_is_told_so(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(
-        "from nn_lib.data.workers import read_ahead\n"
-        "import numpy as np\n"
-        "list(read_ahead(np.ones, 1, 9, workers=2))\n"
-    )
-    found = subprocess.run(
+def run_script(folder, text):
+    """A user's script, to its end."""
+    script = folder / "script.py"
+    script.write_text(text)
+    return subprocess.run(
         [sys.executable, script],
         env=environment(PYTHONPATH=str(ROOT)),
         capture_output=True,
         text=True,
         timeout=200,
+    )
+
+
+@pytest.mark.slow
+def test_a_script_that_every_worker_runs_again_is_told_so(tmp_path):
+    found = run_script(
+        tmp_path,
+        "from nn_lib.data.workers import read_ahead\n"
+        "import numpy as np\n"
+        "list(read_ahead(np.ones, 1, 9, workers=2))\n",
     )
     last = found.stderr.strip().splitlines()[-1]
     assert last.startswith("nn_lib.checks.UserError: a worker process that reads the data ended")
@@ -497,22 +503,15 @@ def test_a_script_that_every_worker_runs_again_is_told_so(tmp_path):
 
 @pytest.mark.slow
 def test_a_mistake_amid_reading_leaves_nothing_behind(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(
+    found = run_script(
+        tmp_path,
         "import numpy as np\n"
         "from nn_lib.data.workers import read_ahead\n"
         'if __name__ == "__main__":\n'
         "    items = read_ahead(np.zeros, 10**5, 10**6, workers=3)\n"
         "    for _ in range(7):\n"
         "        assert len(next(items))\n"
-        '    raise SystemExit("a mistake")\n'
-    )
-    found = subprocess.run(
-        [sys.executable, script],
-        env=environment(PYTHONPATH=str(ROOT)),
-        capture_output=True,
-        text=True,
-        timeout=200,
+        '    raise SystemExit("a mistake")\n',
     )
     assert (found.returncode, found.stderr) == (1, "a mistake\n")
 
