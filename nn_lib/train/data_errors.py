@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 
 from nn_lib.data.bad_examples import BadExample, BadExamples
+from nn_lib.train import processes
 from nn_lib.train import workdir as files
 
 
@@ -27,7 +28,8 @@ def remember(bad: BadExamples | None, workdir: Path) -> None:
     if own.exists():  # without the half line of a killed process
         files.write_atomically(own, "".join(map(_line, _read(own))))
     met = list(bad.found.values())
-    bad.found = {example.key: example for example in _known(workdir)}
+    known = processes.on_all(lambda: _known(workdir))  # by all, before one writes
+    bad.found = {example.key: example for example in known}
 
     def write(example: BadExample) -> None:
         files.append(own, dataclasses.asdict(example))
