@@ -38,7 +38,7 @@ def test_nothing_is_lost_nor_silently_wrong_in_one_process():
 
 @pytest.mark.slow
 def test_nothing_is_lost_nor_silently_wrong_in_two_processes():
-    done = campaign("--count=2", "--seed=2", "--two=1", "--kinds=kill,SIGTERM")
+    done = campaign("--count=2", "--seed=2", "--two=1", "--kinds=bit flip,SIGTERM")
     assert_nothing_lost(done, 2)
 
 

@@ -97,3 +97,18 @@ def test_damage_that_one_process_reads_lets_both_fall_back_to_the_same_step(
     assert by_another == (index == 1), rest.stdout
     assert "resumes at step 60," in rest.stdout
     assert (workdir / "damaged_checkpoints" / "80").is_dir() and latest(workdir) == 100
+
+
+def test_a_summary_that_the_first_process_cannot_write_ends_both_with_its_status(
+    tmp_path, undisturbed
+):
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed, workdir)
+    (workdir / "summary.json").unlink()
+    (workdir / "summary.json").mkdir()
+    pair = Pair(*arguments(workdir, 80), devices=1)
+    outputs = pair.end(60)
+    assert [process.returncode for process in pair.processes] == [74, 74], outputs
+    for output, reason in zip(outputs, ("summary.json': Is a directory", "process 0 could not")):
+        (said,) = [line for line in output.splitlines() if line.startswith("experiments.train: ")]
+        assert reason in said and "Traceback" not in output, output

@@ -315,6 +315,17 @@ def test_mistakes_of_joining_are_one_line(tmp_path, flags, message):
     assert message in done.stderr and len(done.stderr.splitlines()) == 1
 
 
+def test_a_config_that_computes_before_the_processes_have_joined_is_told(tmp_path):
+    config = tmp_path / "early.py"
+    config.write_text("import jax.numpy as jnp\nfrom configs.digits import *\n\njnp.ones(3) + 1\n")
+    command = ("experiments.train", f"--config={config}", f"--workdir={tmp_path / 'run'}")
+    done = together(2, 1, *command)
+    assert done.returncode == 2, done.stdout
+    said = [line for line in done.stdout.splitlines() if "experiments.train: " in line]
+    assert said and "Traceback" not in done.stdout
+    assert all("computes with JAX as it is read" in line for line in said)
+
+
 def test_a_taken_port_is_named(tmp_path):
     with socket.socket(socket.AF_INET6) as taken:
         taken.bind(("::", 0))

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import resource
 import shutil
 import time
@@ -14,9 +15,9 @@ from nn_lib.data.batches import ExampleBatches
 from nn_lib.models import MLP
 from nn_lib.train import data_errors, fit
 from nn_lib.train.checkpoint import Checkpoints
-from nn_lib.train.workdir import SaveFailed, write_atomically
+from nn_lib.train.workdir import SaveFailed, append, write_atomically
 from tests.processes import run, start
-from tests.small_runs import final_leaves, small
+from tests.small_runs import final_leaves, lines, small
 from tests.test_resume import latest, wait_for
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -166,6 +167,37 @@ def test_no_space_for_a_bad_example_is_said_in_the_same_way(tmp_path):
         bad.add([BadExample("train", 3, "a.jpg", "it is cut off in the middle")])
     data_errors.remember(BadExamples("photographs", 5), tmp_path)  # the next start
     assert (tmp_path / "bad_examples.jsonl").read_text() == ""
+
+
+def test_a_line_that_does_not_fit_leaves_no_half_of_it(tmp_path):
+    file = tmp_path / "timings.jsonl"
+    append(file, {"step": 1})
+    before = file.read_text()
+    with files_limited_to(len(before) + 5), pytest.raises(SaveFailed, match=r"timings\.jsonl"):
+        append(file, {"step": 2})
+    assert file.read_text() == before
+    append(file, {"step": 3})
+    assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [1, 3]
+
+
+def test_lines_are_on_disk_before_the_checkpoint_that_follows_them(tmp_path, monkeypatch):
+    """A machine that loses its power keeps no line that only its memory had."""
+    on_disk, saved = {}, {}
+    fsync, save = os.fsync, Checkpoints.save
+
+    def watched_fsync(descriptor):
+        fsync(descriptor)
+        on_disk[os.fstat(descriptor).st_ino] = os.fstat(descriptor).st_size
+
+    def watched_save(self, step, *rest):
+        metrics = (tmp_path / "metrics.jsonl").stat()
+        saved[step] = metrics.st_size - on_disk[metrics.st_ino], lines(tmp_path)[-1]["step"]
+        save(self, step, *rest)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(Checkpoints, "save", watched_save)
+    fit(small(eval_every=0), tmp_path, quiet=True)
+    assert saved == {step: (0, step) for step in (5, 10, 15, 20)}
 
 
 @pytest.mark.slow

@@ -7,9 +7,9 @@ import time
 import pytest
 
 from nn_lib.data.batches import ExampleBatches
-from nn_lib.train import fit
+from nn_lib.train import fit, watchdog
+from nn_lib.train.checkpoint import Checkpoints
 from nn_lib.train.run import Run
-from nn_lib.train.watchdog import Watchdog
 from tests.small_runs import small
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -70,11 +70,28 @@ def test_a_batch_that_does_not_come_is_what_the_report_says(tmp_path, monkeypatc
     assert report.startswith("step 9 hangs: waiting for its batch for ")
 
 
+def test_a_restore_and_the_last_evaluation_that_do_not_end_are_reported(
+    tmp_path, monkeypatch, caplog
+):
+    fit(small(num_steps=10), tmp_path, quiet=True)
+    restore, measure = Checkpoints.restore_latest, Run.measure
+
+    def slowly(action):
+        return lambda *arguments: time.sleep(2) or action(*arguments)
+
+    monkeypatch.setattr(watchdog, "SLOW_FACTOR", 1)
+    monkeypatch.setattr(Checkpoints, "restore_latest", slowly(restore))
+    monkeypatch.setattr(Run, "measure", slowly(measure))
+    fit(small(num_steps=10), tmp_path, quiet=True, step_limit=1)
+    said = [report.partition(" for ")[0] for report in reports(caplog)]
+    assert said == ["step 0 hangs: restore", "step 10 hangs: evaluate"]
+
+
 def test_slow_evaluations_and_short_waits_are_not_reported_nor_anything_at_limit_0(caplog):
     for limit in (0.5, 0):
-        with Watchdog(limit) as watchdog:
+        with watchdog.Watchdog(limit) as dog:
             for what in ("computing", "evaluate", "computing", "computing"):
-                watchdog.begin(what, 3)
+                dog.begin(what, 3)
                 time.sleep(0.9 if what == "evaluate" else 0.01)
     assert not reports(caplog)
     assert all(thread.name != "watchdog" for thread in threading.enumerate())
