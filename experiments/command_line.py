@@ -20,9 +20,9 @@ from experiments import peers
 from experiments.allocator import cpu_only, keep_freed_memory
 from experiments.config_files import check_config
 from nn_lib.checks import UserError, nearest
+from nn_lib.train.files import SaveFailed
 from nn_lib.train.interrupt import Interrupted
 from nn_lib.train.training_log import Diverged
-from nn_lib.train.workdir import SaveFailed
 
 USER_MISTAKE = 2
 NOT_SAVED = os.EX_IOERR  # 74

@@ -18,7 +18,7 @@ from nn_lib.checks import UserError, nearest
 from nn_lib.search import ledger
 from nn_lib.search.runner import Runner
 from nn_lib.search.trials import Store, Trial
-from nn_lib.train import workdir as files
+from nn_lib.train import files
 from nn_lib.train.interrupt import Interrupted, stop_on_signals
 
 ROWS = flags.DEFINE_list(

@@ -21,8 +21,8 @@ from nn_lib import metrics
 from nn_lib.checks import UserError
 from nn_lib.classic.shallow import ShallowClassifier
 from nn_lib.data import DataConfig, load
-from nn_lib.train import pictures
-from nn_lib.train import workdir as files
+from nn_lib.train import files, pictures
+from nn_lib.train.workdir import SUMMARY, TIMINGS
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Where summary.json and the picture go.")
 DATA = flags.DEFINE_string("data", "digits", "A data set of grey images with class labels.")
@@ -66,8 +66,8 @@ def main() -> None:
             pictures.confusion_matrix(workdir, matrix, data.class_names, split)
             summary[split] = metrics.means({"accuracy": (np.trace(matrix), matrix.sum())})
     timing = {"step": 0, "event": "fit", "seconds": time.monotonic() - began}
-    files.write_atomically(workdir / files.TIMINGS, json.dumps(timing) + "\n")
-    files.write_atomically(workdir / files.SUMMARY, json.dumps(summary, indent=2))
+    files.write_atomically(workdir / TIMINGS, json.dumps(timing) + "\n")
+    files.write_atomically(workdir / SUMMARY, json.dumps(summary, indent=2))
     print(metrics_table(summary))
 
 

@@ -72,6 +72,17 @@ def generated_images(tmp_path_factory):
     return str(folder)
 
 
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory):
+    """A folder with an `imagenette` of whole pictures and an `imagenet2012` with four broken."""
+    from tests.image_sets import BROKEN
+    from tests.imagenet_layout import prepare
+
+    folder = tmp_path_factory.mktemp("photographs")
+    prepare("imagenette", folder)
+    return prepare("imagenet2012", folder, broken=BROKEN)
+
+
 @pytest.fixture(scope="module")
 def undrawn():
     """Drawing is a quarter of a small run: its pictures are empty files."""

@@ -1,22 +1,11 @@
-"""Images of any size: cut at random, read by any number of workers, some of them broken."""
+"""Images of any size: cut at random, some of them broken, mixed, and trained on."""
 
-import contextlib
 import dataclasses
-import errno
 import functools
 import io
 import json
 import logging
 import math
-import multiprocessing
-import os
-import resource
-import signal
-import subprocess
-import sys
-import time
-import weakref
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -26,36 +15,13 @@ from PIL import Image
 from configs import imagenet, imagenette
 from nn_lib import losses, objectives
 from nn_lib.checks import UserError
-from nn_lib.data import DataConfig, augment, examples, images, load, workers
+from nn_lib.data import augment, images, load
 from nn_lib.data.batches import evaluation_batches, prefetch, training_batches
 from nn_lib.models import MLP
 from nn_lib.train import fit
 from nn_lib.train.config import resolve
-from tests.imagenet_layout import file_name, jpeg, prepare
-from tests.processes import ROOT, environment
-
-BROKEN = [("train", 3), ("train", 8), ("train", 20), ("validation", 2)]
-
-
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory):
-    """A folder with an `imagenette` of whole pictures and an `imagenet2012` with four broken."""
-    folder = tmp_path_factory.mktemp("photographs")
-    prepare("imagenette", folder)
-    return prepare("imagenet2012", folder, broken=BROKEN)
-
-
-def config(folder: str, **fields) -> DataConfig:
-    fields = {"name": "imagenette", "in_memory_limit": 0, "image_size": 16} | fields
-    return DataConfig(data_dir=folder, shorter_side=18, **fields)
-
-
-def cropped(folder: str, **fields) -> DataConfig:
-    return config(folder, crop=images.random_resized_crop, **fields)
-
-
-def contents(batches) -> list[bytes]:
-    return [b"".join(batch[key].tobytes() for key in sorted(batch)) for batch in batches]
+from tests.image_sets import BROKEN, config, contents, cropped
+from tests.imagenet_layout import file_name, jpeg
 
 
 def test_a_random_crop_is_a_rectangle_of_the_picture_resized():
@@ -129,19 +95,6 @@ def test_batches_of_random_crops_are_the_same_for_any_number_of_processes(photog
     assert (training_batches(data, 8, seed=4).at(0)["inputs"] != seen[0]).any()
 
 
-@pytest.mark.slow
-def test_batches_are_the_same_for_any_number_of_workers(photographs):
-    name = {"name": "imagenet2012"}
-    alone = load(cropped(photographs, **name))
-    wanted = contents(prefetch(training_batches(alone, 10, 0), 2, 7))
-    measured = contents(evaluation_batches(alone, "validation", 4))
-    for count in (1, 3):
-        data = load(cropped(photographs, workers=count, **name))
-        assert contents(prefetch(training_batches(data, 10, 0), 2, 7)) == wanted
-        assert contents(evaluation_batches(data, "validation", 4)) == measured
-        assert set(data.split("train").bad.found) == set(alone.split("train").bad.found)
-
-
 def test_the_next_good_example_stands_in_for_a_broken_one(photographs):
     data = load(config(photographs, name="imagenet2012"))
     train = data.split("train")
@@ -165,25 +118,6 @@ def test_in_memory_broken_examples_are_treated_alike(photographs):
     evaluated = [evaluation_batches(data, "validation", 4) for data in (streamed, kept)]
     assert contents(evaluated[0]) == contents(evaluated[1])
     assert streamed.fingerprint() == kept.fingerprint()
-
-
-def test_a_split_that_is_kept_is_filled_piece_by_piece(many_files, monkeypatch):
-    alive, most = [], []
-
-    def ahead(read, start, stop, workers):
-        for number in range(start, stop):
-            item = [read(number)]
-            alive.append(weakref.ref(item[0][0]["inputs"]))
-            most.append(sum(piece() is not None for piece in alive))
-            yield item.pop()
-
-    monkeypatch.setattr(examples, "read_ahead", ahead)
-    monkeypatch.setattr(examples, "PIECE_IN_MEMORY", 10)
-    wanted = load(config(many_files)).split("train").gather(np.arange(48))
-    kept = load(config(many_files, in_memory_limit=10**9, workers=1)).split("train")
-    np.testing.assert_array_equal(kept.inputs, wanted["inputs"])
-    np.testing.assert_array_equal(kept.labels, wanted["labels"])
-    assert len(most) == 5 and max(most) == 1
 
 
 def test_an_evaluation_counts_every_good_example_once(photographs):
@@ -222,141 +156,6 @@ def test_more_broken_examples_than_allowed_end_the_run_with_the_last_named(photo
     with pytest.raises(UserError, match="cannot be decoded") as raised:
         none.split("train").gather(np.arange(24))
     assert "\n" not in str(raised.value)
-
-
-def test_a_damaged_record_file_is_endured_too(tmp_path):
-    folder = prepare("imagenette", tmp_path)
-    wanted = load(config(folder)).split("train").gather(np.arange(24))
-    (file,) = Path(folder).rglob("*train.array_record*")
-    content = bytearray(file.read_bytes())
-    content[content.index(b"JFIF") + 200] ^= 255
-    file.write_bytes(content)
-    data = load(config(folder))
-    found = data.split("train").gather(np.arange(24))
-    good = found["mask"]
-    assert 20 <= good.sum() < 24
-    np.testing.assert_array_equal(found["inputs"][good], wanted["inputs"][good])
-
-
-@pytest.mark.parametrize(
-    ("share", "count"),
-    [("250000 100000", 3), ("50000 100000", 1), ("max 100000", 16), ("9900000 100000", 16)],
-)
-def test_a_containers_share_of_the_processors_bounds_the_workers(
-    tmp_path, monkeypatch, share, count
-):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
-    monkeypatch.setattr(workers, "CPU_SHARE", tmp_path / "cpu.max")
-    assert workers.cores() == 16
-    (tmp_path / "cpu.max").write_text(share + "\n")
-    assert workers.cores() == count
-
-
-@pytest.fixture
-def few_open_files():
-    """The usual limit stands for one of 24 more files than are open already."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 24, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-@pytest.fixture(scope="module")
-def many_files(tmp_path_factory):
-    """A set whose training split is cut into 48 files."""
-    sizes = {"train": 48, "validation": 48}
-    return prepare("imagenette", tmp_path_factory.mktemp("cut"), sizes=sizes, shards=48)
-
-
-def test_a_set_in_more_files_than_are_usually_allowed_is_read(many_files, few_open_files):
-    batch = load(config(many_files)).split("train").gather(np.arange(48))
-    assert batch["mask"].all()
-
-
-def test_where_no_more_files_may_be_opened_the_error_names_the_limit(
-    many_files, few_open_files, monkeypatch
-):
-    with monkeypatch.context() as patch:
-        patch.setattr(resource, "setrlimit", lambda *_: None)  # stands for a low hard limit
-        train = load(config(many_files)).split("train")
-    with pytest.raises(UserError, match="ulimit -n") as raised:
-        train.gather(np.arange(48))
-    assert "\n" not in str(raised.value) and "Too many open files" in str(raised.value)
-
-
-def test_the_fingerprint_leaves_no_files_open(many_files):
-    before = len(os.listdir("/proc/self/fd"))
-    for crop in (None, images.random_resized_crop):
-        data = load(config(many_files, crop=crop))
-        data.fingerprint()
-        assert len(os.listdir("/proc/self/fd")) < before + 10
-
-
-def test_a_file_that_is_gone_for_a_while_changes_nothing(tmp_path, monkeypatch):
-    folder = prepare("imagenette", tmp_path)
-    wanted = load(config(folder)).split("train").gather(np.arange(24))
-    train = load(config(folder)).split("train")
-    (file,) = Path(folder).rglob("*train.array_record*")
-    pauses = []
-
-    def sleep(seconds):
-        pauses.append(seconds)
-        if len(pauses) == 2:
-            file.with_name("away").rename(file)
-
-    monkeypatch.setattr(examples.time, "sleep", sleep)
-    file.rename(file.with_name("away"))
-    assert contents([train.gather(np.arange(24))]) == contents([wanted])
-    assert len(pauses) == 2 and not train.bad.found
-
-
-def test_a_file_that_stays_away_ends_the_run_and_counts_no_example(tmp_path, monkeypatch):
-    folder = prepare("imagenette", tmp_path)
-    train = load(config(folder)).split("train")
-    (file,) = Path(folder).rglob("*train.array_record*")
-    file.unlink()
-    monkeypatch.setattr(examples, "PAUSES", (0.0, 0.0))
-    with pytest.raises(UserError, match=r"24 examples of train cannot be read: .*No such file"):
-        train.gather(np.arange(24))
-    assert not train.bad.found
-
-
-def test_what_the_disk_fails_to_read_is_read_again_by_another_reader(photographs, monkeypatch):
-    """The open file stands for another, of which a read says Input/output error."""
-    monkeypatch.setattr(examples, "PAUSES", (0.0,))
-    train = load(config(photographs)).split("train")
-    wanted = train.gather(np.arange(24))
-    for descriptor in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            if "imagenette-train" in os.readlink(f"/proc/self/fd/{descriptor}"):
-                with open("/proc/self/mem", "rb") as unreadable:
-                    os.dup2(unreadable.fileno(), int(descriptor))
-    assert contents([train.gather(np.arange(24))]) == contents([wanted])
-
-
-@pytest.mark.parametrize(
-    ("error", "reason"),
-    [
-        (OSError(errno.ESTALE, "Stale file handle"), "Stale file handle"),
-        (MemoryError(), "MemoryError"),
-    ],
-)
-def test_a_decoder_that_the_system_fails_counts_no_example(photographs, monkeypatch, error, reason):
-    monkeypatch.setattr(examples, "PAUSES", (0.0, 0.0))
-    train = load(config(photographs)).split("train")
-    wanted = train.gather(np.arange(4))
-    real, failures = Image.open, [error, error]
-    monkeypatch.setattr(Image, "open", lambda file: _fails(failures) or real(file))
-    assert contents([train.gather(np.arange(4))]) == contents([wanted])
-    failures += [error] * 3
-    with pytest.raises(UserError, match=rf"example 0 of train cannot be read: .*{reason}"):
-        train.gather(np.arange(4))
-    assert not train.bad.found
-
-
-def _fails(failures: list[Exception]) -> None:
-    if failures:
-        raise failures.pop()
 
 
 def test_mixup_is_the_papers_formula():
@@ -426,103 +225,6 @@ def small_run(folder, photographs, steps, workers, **fields):
         checkpoint_every=3,
     )
     return fit(experiment, folder, quiet=True)
-
-
-@pytest.mark.slow
-def test_a_killed_worker_ends_the_run_with_what_to_do(photographs):
-    batches = prefetch(training_batches(load(cropped(photographs, workers=1)), 8, 0), 0, 1000)
-    next(batches)
-    (worker,) = multiprocessing.active_children()
-    worker.kill()
-    with pytest.raises(UserError, match=r"was killed, as when memory runs out.*data.workers=0"):
-        list(batches)
-    assert not multiprocessing.active_children()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_all_processes_while_workers_start_saves_the_run(tmp_path, number):
-    prepare("imagenette", tmp_path / "photographs")
-    run = subprocess.Popen(
-        [sys.executable, "-m", "tests.workers_run", tmp_path],
-        cwd=ROOT,
-        env=environment(),
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        while not _workers_of(run.pid):
-            assert run.poll() is None, run.stderr.read()
-            time.sleep(0.01)
-        os.killpg(run.pid, number)
-        _, said = run.communicate(timeout=300)
-        assert run.returncode == 128 + number, said
-        assert "the same command continues" in said and "leaked" not in said
-        assert [file.name for file in (tmp_path / "run/checkpoints").iterdir() if file.is_dir()]
-    finally:
-        run.kill()
-
-
-def _workers_of(number: int) -> list[int]:
-    """The processes that multiprocessing has started for the process of this number."""
-    found = []
-    for file in Path(f"/proc/{number}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            for child in map(int, file.read_text().split()):
-                if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
-                    found.append(child)
-    return found
-
-
-def run_script(folder, text):
-    """A user's script, to its end."""
-    script = folder / "script.py"
-    script.write_text(text)
-    return subprocess.run(
-        [sys.executable, script],
-        env=environment(PYTHONPATH=str(ROOT)),
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-
-
-@pytest.mark.slow
-def test_a_script_that_every_worker_runs_again_is_told_so(tmp_path):
-    found = run_script(
-        tmp_path,
-        "from nn_lib.data.workers import read_ahead\n"
-        "import numpy as np\n"
-        "list(read_ahead(np.ones, 1, 9, workers=2))\n",
-    )
-    last = found.stderr.strip().splitlines()[-1]
-    assert last.startswith("nn_lib.checks.UserError: a worker process that reads the data ended")
-    assert 'under `if __name__ == "__main__":`' in last
-
-
-@pytest.mark.slow
-def test_a_mistake_amid_reading_leaves_nothing_behind(tmp_path):
-    found = run_script(
-        tmp_path,
-        "import numpy as np\n"
-        "from nn_lib.data.workers import read_ahead\n"
-        'if __name__ == "__main__":\n'
-        "    items = read_ahead(np.zeros, 10**5, 10**6, workers=3)\n"
-        "    for _ in range(7):\n"
-        "        assert len(next(items))\n"
-        '    raise SystemExit("a mistake")\n',
-    )
-    assert (found.returncode, found.stderr) == (1, "a mistake\n")
-
-
-@pytest.mark.slow
-def test_workers_leave_when_the_batches_are_closed(photographs):
-    batches = prefetch(training_batches(load(cropped(photographs, workers=2)), 8, 0), 0, 1000)
-    next(batches)
-    assert len(multiprocessing.active_children()) == 2
-    batches.close()
-    assert not multiprocessing.active_children()
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from nn_lib.data.batches import ExampleBatches
 from nn_lib.models import MLP
 from nn_lib.train import data_errors, fit
 from nn_lib.train.checkpoint import Checkpoints
-from nn_lib.train.workdir import SaveFailed, append, write_atomically
+from nn_lib.train.files import SaveFailed, append, write_atomically
 from tests.processes import run, start
 from tests.small_runs import final_leaves, lines, small
 from tests.test_resume import latest, wait_for

@@ -9,7 +9,7 @@ import numpy as np
 
 from nn_lib.search.space import LogUniform
 from nn_lib.search.sweep import Plan, Row
-from nn_lib.train import workdir as files
+from nn_lib.train import files
 
 
 def write_csv(file: Path, plan: Plan, rows: Sequence[Row]) -> None:

@@ -14,8 +14,7 @@ from nn_lib.checks import UserError
 from nn_lib.search import space as spaces
 from nn_lib.search.runner import Runner
 from nn_lib.search.trials import Outcome, Store, Trial
-from nn_lib.train import codec
-from nn_lib.train import workdir as files
+from nn_lib.train import codec, files
 
 PLAN = "sweep.json"
 

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nn_lib.train import workdir as files
+from nn_lib.train import files
+from nn_lib.train.workdir import METRICS, SUMMARY, TIMINGS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Store:
 
     def progress(self, trial: Trial) -> dict[str, Any]:
         """The last line of metrics of a run, {} before the first."""
-        file = self.workdir(trial) / files.METRICS
+        file = self.workdir(trial) / METRICS
         if not file.exists():
             return {}
         for line in reversed(file.read_text().splitlines()):
@@ -107,12 +108,12 @@ class Store:
         return self.folder / "outcomes" / f"{trial.name}.{steps}.json"
 
     def _summary(self, trial: Trial) -> dict[str, Any] | None:
-        file = self.workdir(trial) / files.SUMMARY
+        file = self.workdir(trial) / SUMMARY
         return json.loads(file.read_text()) if file.exists() else None
 
     def _seconds(self, trial: Trial) -> float:
         """The sum of the timings; of what was done twice, because of a kill, the last counts."""
-        file = self.workdir(trial) / files.TIMINGS
+        file = self.workdir(trial) / TIMINGS
         if not file.exists():
             return 0.0
         last: dict[tuple[int, str], dict] = {}

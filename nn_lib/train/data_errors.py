@@ -8,8 +8,7 @@ from pathlib import Path
 import jax
 
 from nn_lib.data.bad_examples import BadExample, BadExamples
-from nn_lib.train import processes
-from nn_lib.train import workdir as files
+from nn_lib.train import files, processes
 
 
 def remember(bad: BadExamples | None, workdir: Path) -> None:

@@ -12,8 +12,7 @@ import jax
 from nn_lib import metrics
 from nn_lib.data.batches import prefetch
 from nn_lib.optim import plateau
-from nn_lib.train import codec, data_errors, memory, pictures, processes, tracing
-from nn_lib.train import workdir as files
+from nn_lib.train import codec, data_errors, files, memory, pictures, processes, tracing
 from nn_lib.train.checkpoint import Checkpoints, Damaged
 from nn_lib.train.config import Experiment
 from nn_lib.train.interrupt import Interrupted, stop_on_signals
@@ -22,6 +21,7 @@ from nn_lib.train.state import STEP_METRICS, TrainState
 from nn_lib.train.training_log import Diverged, TrainingLog, stop_if_diverged
 from nn_lib.train.validation import Best, Judged, Validations
 from nn_lib.train.watchdog import STEP_LIMIT, Watchdog
+from nn_lib.train.workdir import CHECKPOINTS, PROFILE, SUMMARY, DataFacts, claim
 from nn_lib.train.writer import NoWriter, Progress, Writer
 
 log = logging.getLogger("nn_lib")
@@ -60,7 +60,7 @@ def fit(
         processes.on_first(lambda: stack.enter_context(_claim(run, path)))
         processes.check_shared(path)
         data_errors.remember(run.data.bad, path)
-        checkpoints = Checkpoints(path / files.CHECKPOINTS, keep=run.experiment.keep_checkpoints)
+        checkpoints = Checkpoints(path / CHECKPOINTS, keep=run.experiment.keep_checkpoints)
         try:
             with Watchdog(step_limit) as watchdog:
                 with stop_on_signals() as request:
@@ -75,7 +75,7 @@ def fit(
 
 
 def _claim(run: Run, path: Path):
-    return files.claim(path, run.experiment, files.DataFacts.of(run.data))
+    return claim(path, run.experiment, DataFacts.of(run.data))
 
 
 def _train(
@@ -106,7 +106,7 @@ def _train(
     lines = TrainingLog(run, writer, progress, start, watchdog)
     tracer = tracing.Tracer(
         profile if first and traces else None,
-        path / files.PROFILE,
+        path / PROFILE,
         progress.say,
         lambda batch: run.program(state, batch),
     )
@@ -265,7 +265,7 @@ def _finish(run: Run, path: Path, checkpoints: Checkpoints, state: TrainState, b
                 pictures.confusion_matrix(path, matrix, run.data.class_names, split)
             shown = [name for name in run.metric_names if name not in (*STEP_METRICS, "perplexity")]
             pictures.learning_curve(path, tuple(shown))
-            files.write_atomically(path / files.SUMMARY, json.dumps(summary, indent=2))
+            files.write_atomically(path / SUMMARY, json.dumps(summary, indent=2))
         except files.SaveFailed as error:
             failure = error
     if not processes.on_every(failure is None):  # the others wait: JAX ends them after a minute

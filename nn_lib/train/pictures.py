@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from nn_lib.train import workdir as files
+from nn_lib.train import files
+from nn_lib.train.workdir import METRICS
 
 
 def learning_curve(workdir: Path, names: tuple[str, ...]) -> Path:
     """One panel per metric, training and validation over the steps, read from metrics.jsonl."""
-    records = [json.loads(line) for line in (workdir / files.METRICS).read_text().splitlines()]
+    records = [json.loads(line) for line in (workdir / METRICS).read_text().splitlines()]
     figure, axes = _figure(len(names))
     for name, axis in zip(names, axes):
         for split in ("train", "validation"):

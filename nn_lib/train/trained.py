@@ -11,12 +11,12 @@ import numpy as np
 from nn_lib.checks import UserError
 from nn_lib.data import load
 from nn_lib.train import codec
-from nn_lib.train import workdir as files
 from nn_lib.train.checkpoint import Checkpoints, Damaged
 from nn_lib.train.config import Experiment
 from nn_lib.train.evaluation import evaluate
 from nn_lib.train.sharding import Layout, MeshConfig
 from nn_lib.train.step import make_eval_step
+from nn_lib.train.workdir import CHECKPOINTS, DataFacts, read_experiment, read_facts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Trained:
 
     experiment: Experiment
     variables: dict[str, Any]
-    facts: files.DataFacts
+    facts: DataFacts
     step: int
 
     def evaluate(
@@ -83,9 +83,9 @@ def restore(
     Raises:
       UserError: no work directory, no such checkpoint, or a damaged one.
     """
-    experiment = files.read_experiment(workdir, (*codec.TRUSTED, *trusted))
-    facts = files.read_facts(workdir)
-    folder = Path(workdir).expanduser() / files.CHECKPOINTS
+    experiment = read_experiment(workdir, (*codec.TRUSTED, *trusted))
+    facts = read_facts(workdir)
+    folder = Path(workdir).expanduser() / CHECKPOINTS
     if not folder.is_dir():
         raise UserError(f"{str(workdir)!r} holds no checkpoint yet; let experiments.train go on")
     checkpoints = Checkpoints(folder, keep=experiment.keep_checkpoints, read_only=True)

@@ -8,7 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from nn_lib.train import workdir as files
+from nn_lib.train import files
+from nn_lib.train.workdir import METRICS, SAMPLES, TIMINGS
 
 
 class Writer:
@@ -21,9 +22,9 @@ class Writer:
     def __init__(self, workdir: Path, *, start: int):
         """`start` is the step that the run begins or resumes at; later lines are dropped."""
         self._folder = files.SameFolder(workdir)
-        self._metrics = workdir / files.METRICS
-        self._timings = workdir / files.TIMINGS
-        self._samples = workdir / files.SAMPLES
+        self._metrics = workdir / METRICS
+        self._timings = workdir / TIMINGS
+        self._samples = workdir / SAMPLES
         files.drop_lines_after(self._metrics, start)
         files.drop_lines_after(self._samples, start)
         files.drop_lines_after(self._timings, math.inf)  # but half a line
