@@ -11,8 +11,7 @@ import jax
 from absl import flags
 
 from experiments import command_line
-from nn_lib.checks import UserError
-from nn_lib.train.messages import first_line
+from nn_lib.checks import UserError, first_line
 
 # Seconds without a sign of life after which a process is taken for dead, and all others end.
 PEER_TIMEOUT = 30

@@ -11,6 +11,16 @@ class UserError(ValueError):
     """
 
 
+def first_line(error: BaseException, length: int = 200) -> str:
+    """Of what an exception says, cut to the length; its type where it says nothing.
+
+    >>> first_line(OSError('no such file\\nand more'), length=7)
+    'no such'
+    """
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:length]
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """A hint for a misspelt name: the nearest choices, or all of them where none is near.
 

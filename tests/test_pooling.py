@@ -55,7 +55,7 @@ def poolings(draw):
 
 @pytest.mark.slow
 @pytest.mark.parity
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 @given(poolings())
 def test_any_pooling_and_its_gradient_equal_torch(torch, case):
     size, window, strides, padding, ceil_mode, counted = case

@@ -35,7 +35,8 @@ def together(count, devices, *command, timeout=300):
 
 @pytest.mark.parametrize("system", ["resnet", "lstm"])
 def test_two_processes_of_two_devices_agree_with_one_device_over_fifty_steps(tmp_path, system, x64):
-    outs = {mesh: tmp_path / f"{mesh}.npz" for mesh in ("--fsdp=1", "--fsdp=2", "--model=4")}
+    meshes = ["--fsdp=1", "--fsdp=2"] + ["--model=4"] * (system == "lstm")
+    outs = {mesh: tmp_path / f"{mesh}.npz" for mesh in meshes}
     for mesh, out in outs.items():
         options = (f"--system={system}", f"--out={out}", "--steps=50", mesh)
         done = together(2, 2, "tests.mesh_run", *options)

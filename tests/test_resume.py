@@ -125,14 +125,11 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path, system):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("system", SYSTEMS)
-def test_a_run_killed_many_times_ends_with_the_same_bits(tmp_path, system):
-    """`make faults` does so hundreds of times, with more kinds of faults."""
-    seed = len(system)
-    rng = random.Random(seed)
+def test_a_run_killed_many_times_ends_with_the_same_bits(tmp_path):
+    """`make faults` does so hundreds of times to a convolutional net, with more kinds of faults."""
+    rng = random.Random(7)
     kinds = [kill_between_steps, kill_between_steps, kill_during_a_save, terminate]
-    print(f"seed {seed}")
-    campaign(tmp_path, system, rng.choices(kinds, k=4), seed)
+    campaign(tmp_path, "char_lm", rng.choices(kinds, k=4), seed=7)
 
 
 def flip_a_bit(file):

@@ -18,7 +18,7 @@ from nn_lib.checks import UserError
 from nn_lib.search import report, space, sweep
 from nn_lib.search.runner import Runner
 from nn_lib.search.trials import Store, Trial
-from tests.processes import ROOT
+from tests.processes import ROOT, environment
 
 
 @pytest.mark.parametrize(
@@ -361,11 +361,12 @@ def test_a_sweep_that_is_killed_five_times_ends_with_the_table_of_one_that_is_no
     def outcomes(folder):
         return {file.name for file in (folder / "outcomes").glob("*.json")}
 
-    subprocess.run([*command, f"--workdir={tmp_path / 'alone'}"], cwd=ROOT, check=True)
+    here = {"cwd": ROOT, "env": environment()}
+    subprocess.run([*command, f"--workdir={tmp_path / 'alone'}"], check=True, **here)
     folder, rng, finished = tmp_path / "killed", np.random.default_rng(0), {}
     killed = [*command, f"--workdir={folder}"]
     for kill in range(5):
-        process = subprocess.Popen(killed, cwd=ROOT, start_new_session=True)
+        process = subprocess.Popen(killed, start_new_session=True, **here)
         before = len(outcomes(folder))
         while len(outcomes(folder)) == before and process.poll() is None:
             time.sleep(0.05)
@@ -381,7 +382,7 @@ def test_a_sweep_that_is_killed_five_times_ends_with_the_table_of_one_that_is_no
         for name in outcomes(folder):
             trial = name.split(".")[0]
             finished[trial] = (folder / "logs" / f"{trial}.txt").read_text()
-    last = subprocess.run(killed, cwd=ROOT, check=True, capture_output=True, text=True)
+    last = subprocess.run(killed, check=True, capture_output=True, text=True, **here)
     assert table(folder) == table(tmp_path / "alone")
     assert len(table(folder)) == 1 + 12 and len(finished) >= 4
     for trial, log in finished.items():  # what was done was not started again
@@ -397,7 +398,8 @@ def test_halving_over_random_points_of_tuples_and_numbers_from_the_command_line(
         *("--search=model.hidden=[(8,), (16, 16)]", "--search=model.dropout=uniform(0, 0.5)"),
         f"--workdir={tmp_path}",
     ]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    how = {"cwd": ROOT, "env": environment(), "capture_output": True, "text": True}
+    found = subprocess.run(command, check=True, **how)
     rows = [line.split(",") for line in (tmp_path / "results.csv").read_text().splitlines()[1:]]
     assert [row[0] for row in rows] == [f"{n:03}" for n in range(9)]
     steps = sorted(int(word) for row in rows for word in row if word in ("10", "30", "90"))

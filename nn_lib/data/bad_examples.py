@@ -88,10 +88,5 @@ def of_the_system(error: Exception) -> bool:
     return isinstance(error, MemoryError) or bool(re.match(r"\w+\(\) failed: ", str(error)))
 
 
-def reason(error: Exception) -> str:
-    """What the error says, in a line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-
-
 def _nothing(example: BadExample) -> None:
     pass

@@ -14,9 +14,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from nn_lib.checks import UserError
+from nn_lib.checks import UserError, first_line
 from nn_lib.data import images, tfds_source
-from nn_lib.data.bad_examples import BadExample, BadExamples, of_the_system, reason
+from nn_lib.data.bad_examples import BadExample, BadExamples, of_the_system
 from nn_lib.data.workers import TOO_MANY_FILES, allow_open_files, read_ahead, too_many_files
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -218,8 +218,9 @@ class StreamedExamples:
     def _unreadable(self, error: Exception, numbers: list[int]) -> UserError:
         few = f"example {numbers[0]}" if len(numbers) == 1 else f"{len(numbers)} examples"
         return UserError(
-            f"data set {self.bad.name!r}: {few} of {self.split} cannot be read: {reason(error)}; "
-            "once the files can be read, the same command continues from the last checkpoint"
+            f"data set {self.bad.name!r}: {few} of {self.split} cannot be read: "
+            f"{first_line(error)}; once the files can be read, the same command continues from "
+            "the last checkpoint"
         )
 
     def _decode(self, index: int, record: dict | Exception):
@@ -253,7 +254,9 @@ class StreamedExamples:
 
     def _describe(self, index, record: dict | Exception, error: Exception) -> BadExample:
         name = record.get("file_name", b"") if isinstance(record, dict) else b""
-        return BadExample(self.split, int(index), name.decode("utf-8", "replace"), reason(error))
+        return BadExample(
+            self.split, int(index), name.decode("utf-8", "replace"), first_line(error)
+        )
 
 
 def read_examples(

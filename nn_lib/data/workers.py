@@ -21,8 +21,7 @@ from typing import TypeVar
 import grain
 from absl import flags
 
-from nn_lib.checks import UserError
-from nn_lib.data.bad_examples import reason
+from nn_lib.checks import UserError, first_line
 
 Item = TypeVar("Item")
 
@@ -184,7 +183,7 @@ def allow_open_files() -> None:
 def too_many_files(error: Exception) -> UserError:
     """The error that ends a run where that was not far enough."""
     return UserError(
-        f"too many files are open to read the data ({reason(error)}): every process that reads "
+        f"too many files are open to read the data ({first_line(error)}): every process that reads "
         "keeps those of its set open; raise the limit, as by `ulimit -n 65536`, or prepare the set "
         "in fewer files; the same command continues from the last checkpoint"
     )

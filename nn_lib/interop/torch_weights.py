@@ -11,7 +11,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from nn_lib.checks import UserError
+from nn_lib.checks import UserError, first_line
 from nn_lib.interop.torch_convnets import convnet_from_torch, convnet_to_torch, is_convnet
 from nn_lib.interop.torch_recurrent import recurrent_from_torch, recurrent_to_torch
 from nn_lib.recurrent import RNN, Bidirectional, Stacked
@@ -90,8 +90,9 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{str(path)!r} cannot be read as torch's weights: {first}") from None
+        raise UserError(
+            f"{str(path)!r} cannot be read as torch's weights: {first_line(error)}"
+        ) from None
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, Mapping) or not all(hasattr(v, "shape") for v in loaded.values()):

@@ -20,11 +20,11 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from nn_lib.checks import UserError
+from nn_lib.checks import UserError, first_line
 from nn_lib.train import processes
 from nn_lib.train.checksums import checksums, json_checksum, leaves_by_path
 from nn_lib.train.files import SameFolder, SaveFailed
-from nn_lib.train.messages import first_line, reason
+from nn_lib.train.messages import reason
 
 log = logging.getLogger("nn_lib")
 

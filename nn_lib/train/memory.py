@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from nn_lib.checks import UserError
+from nn_lib.checks import UserError, first_line
 from nn_lib.train import processes
 
 NEARLY_FULL = 0.9
@@ -139,8 +139,7 @@ def told_as_mistake(remedies: str = REMEDIES) -> Iterator[None]:
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        first = str(error).splitlines()[0][:160]
-        raise UserError(f"out of memory ({first}). What helps: {remedies}") from error
+        raise UserError(f"out of memory ({first_line(error)}). What helps: {remedies}") from error
 
 
 def _on_one_device(tree: Any) -> int:

@@ -3,6 +3,8 @@
 import errno
 import os
 
+from nn_lib.checks import first_line
+
 
 def reason(error: BaseException) -> str:
     """What the operating system said, where that can be found in what was made of it."""
@@ -12,9 +14,3 @@ def reason(error: BaseException) -> str:
     known += [os.strerror(n) for n in (errno.ENOENT, errno.EACCES, errno.EIO, errno.ESTALE)]
     said = str(error).replace("NOT_FOUND", os.strerror(errno.ENOENT))  # as tensorstore says it
     return next((text for text in known if text in said), first_line(error))
-
-
-def first_line(error: BaseException) -> str:
-    """Of its message, 120 characters at most."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:120]

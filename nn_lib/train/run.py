@@ -17,7 +17,7 @@ import optax
 
 import nn_lib
 from nn_lib import metrics
-from nn_lib.checks import UserError, check_choice
+from nn_lib.checks import UserError, check_choice, first_line
 from nn_lib.data import DataSet, load
 from nn_lib.data.batches import training_batches
 from nn_lib.decoding import stream
@@ -256,10 +256,10 @@ def _model_errors(model, batch: dict) -> Iterator[None]:
         raise
     except (AttributeError, KeyError, TypeError, ValueError, flax.errors.FlaxError) as error:
         inputs = batch["inputs"]
-        detail = (str(error).strip() or type(error).__name__).splitlines()[0]
+        detail = first_line(error, 300)
         raise UserError(
             f"{type(model).__name__} cannot be initialised on inputs {inputs.dtype}"
-            f"{list(inputs.shape)}: {detail[:300]} (--debug shows where)"
+            f"{list(inputs.shape)}: {detail} (--debug shows where)"
         ) from error
 
 
