@@ -111,6 +111,7 @@ def test_groups_that_do_not_divide_are_named():
         Conv(4, (3, 3), groups=2).init(jax.random.key(0), jnp.zeros((1, 5, 5, 3)))
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 def test_convolution_and_its_gradients_equal_torch(x64, torch):
     rng = np.random.default_rng(0)

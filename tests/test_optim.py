@@ -305,6 +305,7 @@ def test_the_cosine_schedule_warms_up_peaks_halves_and_ends_at_zero():
     np.testing.assert_allclose(found, [0, 1, 2, 1, 0], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 @pytest.mark.parametrize(
     ("fields", "twin"),

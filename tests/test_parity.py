@@ -21,6 +21,7 @@ CELLS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 def test_the_golden_file_is_what_torch_computes(torch):
     live = make.compute(torch)

@@ -311,6 +311,7 @@ def test_tokens_are_to_be_embedded_first():
 TORCH_BLOCKS = {"lstm": (0, 1, 3, 2), "gru_reset_after": (0, 1, 2), "vanilla": (0,)}
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 @pytest.mark.parametrize("name", TORCH_BLOCKS)
 def test_values_and_gradients_equal_torch(x64, torch, name):

@@ -106,6 +106,7 @@ def test_what_cannot_be_read_is_named(call, message, resnet, tmp_path):
         call(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 def test_torchs_own_files_are_read_weights_only(torch, tmp_path):
     layer = torch.nn.RNN(3, 2)
