@@ -94,7 +94,7 @@ def start(main: str, arguments: list[str], processes: int, log: Path) -> Forked:
                 os.dup2(output, 1)
                 os.dup2(output, 2)
                 os.environ.update({"JAX_PLATFORMS": "cpu", **several})
-                jax.config.update("jax_disable_most_optimizations", True)  # compiles in half
+                jax.config.update("jax_disable_most_optimizations", True)  # to compile sooner
                 status = run_main(main, arguments)
             finally:
                 os._exit(status)  # nothing of the parent's is to be cleaned up here
