@@ -119,10 +119,15 @@ def test_a_work_directory_that_vanishes_ends_the_run_and_can_be_put_back(
 
 
 def put_back(elsewhere, workdir):
-    """As a user does, who removes what a save under way has made anew: parts of a checkpoint."""
-    if workdir.exists():
+    """As a user does, who removes what a save under way has made anew: parts of a checkpoint.
+
+    In this process the threads of that save may still be writing: until the folder stays away.
+    """
+    time.sleep(0.5)
+    while workdir.exists():
         assert [path.name for path in workdir.iterdir()] == ["checkpoints"]
-        shutil.rmtree(workdir)
+        shutil.rmtree(workdir, ignore_errors=True)
+        time.sleep(0.5)
     elsewhere.rename(workdir)
 
 
