@@ -62,11 +62,18 @@ from nn_lib.recurrent import (
 )
 
 KEY = jax.random.key(0)
-VECTORS = jax.random.normal(KEY, (3, 6))
-SIGNALS = jax.random.normal(KEY, (3, 8, 2))
-IMAGES = jax.random.normal(KEY, (3, 8, 8, 2))
-DIGITS = jax.random.normal(KEY, (3, 32, 32, 1))
-COLOURED = jax.random.normal(KEY, (3, 32, 32, 3))
+
+
+def numbers(*shape):
+    """Normal, rounded to what bfloat16 has too: inputs of one value in both precisions."""
+    return jax.random.normal(KEY, shape, jnp.bfloat16).astype(jnp.float32)
+
+
+VECTORS = numbers(3, 6)
+SIGNALS = numbers(3, 8, 2)
+IMAGES = numbers(3, 8, 8, 2)
+DIGITS = numbers(3, 32, 32, 1)
+COLOURED = numbers(3, 32, 32, 3)
 TOKENS = jax.random.randint(KEY, (3, 8), 0, 7)
 
 # name: (module, inputs [3, ...])

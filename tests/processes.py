@@ -1,5 +1,6 @@
 """Running the mains as a user does, in processes that can be killed."""
 
+import functools
 import json
 import os
 import subprocess
@@ -48,20 +49,26 @@ def run(main, *arguments, timeout=300, **extra):
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def run_forked(commands, timeout=300):
-    """As `run` for many `(main, arguments)` that end quickly, importing everything once."""
-    command = [sys.executable, "-m", "tests.forked"]
-    process = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=environment(),
-        input=json.dumps(commands),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
-    assert process.returncode == 0, process.stderr
+def run_forked(commands):
+    """As `run` for many `(main, arguments)`, importing everything once a process of tests."""
+    server = _forking()
+    print(json.dumps(commands), file=server.stdin, flush=True)
+    answer = server.stdout.readline()
+    assert answer, "tests.forked has ended; its error is on stderr"
     return [
         subprocess.CompletedProcess(command, **found)
-        for found, command in zip(json.loads(process.stdout), commands)
+        for found, command in zip(json.loads(answer), commands)
     ]
+
+
+@functools.cache
+def _forking():
+    """It ends with this process, whose end closes its input."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.forked"],
+        cwd=ROOT,
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )

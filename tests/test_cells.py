@@ -91,7 +91,7 @@ def lstm_loop(s, c, h, x, gates):
 def test_the_variants_of_the_lstm_are_their_equations(x64, fields, gates):
     cell = LSTMCell(3, param_dtype=jnp.float64, **fields)
     c, h, x = F((3,), 51, 0.7), F((cell.projection or 3,), 31, 0.8), F((2,), 41)
-    variables = cell.init(jax.random.key(0), (c[None], h[None]), x[None])
+    variables = jax.jit(cell.init)(jax.random.key(0), (c[None], h[None]), x[None])
     variables = jax.tree.map(
         lambda leaf: leaf + F(leaf.shape, leaf.size, 0.3), jax.tree.map(np.asarray, variables)
     )

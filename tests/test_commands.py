@@ -20,6 +20,7 @@ def runs(tmp_path_factory):
     """A digit classifier and a character model, hardly trained."""
     folder = tmp_path_factory.mktemp("runs")
     small = ("--config.model.cell.features=16", "--config.data.sequence_length=16")
+    small += (f"--config.data.path={ROOT / 'LICENSE'}",)  # short
     digits = [MLP, f"--workdir={folder / 'digits'}", *QUICK]
     text = [TEXT, f"--workdir={folder / 'text'}", *QUICK, *small]
     first, second = run_forked([("train", arguments) for arguments in (digits, text)])

@@ -24,12 +24,16 @@ from nn_lib.layers import (
 def everything(function, x, d, dx, tangents):
     """The value, the gradient under d, the tangent along dx, and the gradient's own tangent."""
 
-    def gradient(x):
-        return jax.vjp(function, x)[1](d)[0]
+    @jax.jit
+    def found(x, d, dx):
+        def gradient(x):
+            return jax.vjp(function, x)[1](d)[0]
 
-    if not tangents:
-        return function(x), gradient(x)
-    return (*jax.jvp(function, (x,), (dx,)), *jax.jvp(gradient, (x,), (dx,)))
+        if not tangents:
+            return function(x), gradient(x)
+        return (*jax.jvp(function, (x,), (dx,)), *jax.jvp(gradient, (x,), (dx,)))
+
+    return found(x, d, dx)
 
 
 def assert_equal_to_xla(function, x, tolerance=1e-12, tangents=True):
@@ -169,6 +173,7 @@ def test_every_form_of_a_convolution_equals_xlas(
     out = jax.eval_shape(function, x, kernel)
     d = rng.normal(size=out.shape)
 
+    @jax.jit
     def gradients(x, kernel):
         y, vjp = jax.vjp(function, x, kernel)
         return y, *vjp(d)
@@ -256,7 +261,7 @@ def test_batch_norm_equals_numpys_and_flaxs(x64, mean):
 def test_derivatives_of_batch_norm_equal_flaxs_in_both_modes(x64):
     x = np.random.default_rng(0).normal(size=(4, 3, 2, 3)) + 1
     module = BatchNorm(use_running_average=False, param_dtype=jnp.float64)
-    variables = module.init(jax.random.key(0), x)
+    variables = jax.jit(module.init)(jax.random.key(0), x)
     assert_equal_to_xla(lambda x: module.apply(variables, x, mutable=["batch_stats"])[0], x)
 
 

@@ -1,6 +1,7 @@
 """What `fit` refuses: mistakes, and work directories of something else."""
 
 import json
+import shutil
 import threading
 
 import filelock
@@ -17,6 +18,19 @@ from tests.small_runs import lines, small, text_experiment, tree
 pytestmark = pytest.mark.usefixtures("undrawn")
 
 NAN = float("nan")
+
+
+@pytest.fixture(scope="module")
+def a_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    fit(small(), folder, quiet=True)
+    return folder
+
+
+@pytest.fixture
+def trained(a_run, tmp_path):
+    """A work directory of `small()`, to be spoilt."""
+    return shutil.copytree(a_run, tmp_path / "trained")
 
 
 def test_a_text_is_trained_and_refused_when_it_has_changed(tmp_path):
@@ -66,20 +80,18 @@ def test_a_mistake_is_named_and_nothing_is_written(tmp_path, fields, message):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_work_directory_of_another_experiment_is_left_as_it_was(tmp_path):
-    fit(small(), tmp_path, quiet=True)
-    before = tree(tmp_path)
+def test_a_work_directory_of_another_experiment_is_left_as_it_was(trained):
+    before = tree(trained)
     with pytest.raises(UserError, match=r"another experiment: batch_size was 32, is 16; seed was"):
-        fit(small(batch_size=16, seed=3), tmp_path, quiet=True)
+        fit(small(batch_size=16, seed=3), trained, quiet=True)
     with pytest.raises(UserError, match=r"was 'nn_lib.models.mlp:MLP', is 'nn_lib.models.convnet"):
-        fit(mnist1d.get_config("cnn"), tmp_path, quiet=True)
-    assert tree(tmp_path) == before
+        fit(mnist1d.get_config("cnn"), trained, quiet=True)
+    assert tree(trained) == before
 
 
-def test_settings_that_compute_nothing_may_change(tmp_path):
-    fit(small(), tmp_path, quiet=True)
-    fit(small(log_every=2, eval_every=4, checkpoint_every=3, num_steps=24), tmp_path, quiet=True)
-    assert lines(tmp_path)[-1]["step"] == 24
+def test_settings_that_compute_nothing_may_change(trained):
+    fit(small(log_every=2, eval_every=4, checkpoint_every=3, num_steps=24), trained, quiet=True)
+    assert lines(trained)[-1]["step"] == 24
 
 
 def test_a_schedule_that_ends_with_the_run_cannot_be_made_longer(tmp_path):
@@ -89,25 +101,23 @@ def test_a_schedule_that_ends_with_the_run_cannot_be_made_longer(tmp_path):
         fit(small(optimizer=cosine, num_steps=24), tmp_path, quiet=True)
 
 
-def test_fewer_steps_than_were_taken_are_refused_and_nothing_changes(tmp_path):
-    fit(small(), tmp_path, quiet=True)
-    before = tree(tmp_path)
+def test_fewer_steps_than_were_taken_are_refused_and_nothing_changes(trained):
+    before = tree(trained)
     with pytest.raises(UserError, match="is at step 20, beyond num_steps 10"):
-        fit(small(num_steps=10), tmp_path, quiet=True)
-    assert tree(tmp_path) == before
+        fit(small(num_steps=10), trained, quiet=True)
+    assert tree(trained) == before
 
 
-def test_damaged_files_of_a_work_directory_are_named(tmp_path):
-    fit(small(), tmp_path, quiet=True)
-    (tmp_path / "data.json").write_text("{}")
+def test_damaged_files_of_a_work_directory_are_named(trained):
+    (trained / "data.json").write_text("{}")
     with pytest.raises(UserError, match=r"holds a damaged data.json"):
-        restore(tmp_path)
-    (tmp_path / "config.json").write_text("{}")
+        restore(trained)
+    (trained / "config.json").write_text("{}")
     with pytest.raises(UserError, match=r"holds a damaged config.json"):
-        restore(tmp_path)
-    (tmp_path / "config.json").write_text("{")
+        restore(trained)
+    (trained / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config.json.* cannot be read"):
-        restore(tmp_path)
+        restore(trained)
 
 
 def test_a_folder_of_other_things_is_not_taken_over(tmp_path):
@@ -123,10 +133,9 @@ def test_a_file_is_no_work_directory(tmp_path):
         fit(small(), tmp_path / "file", quiet=True)
 
 
-def test_two_processes_cannot_train_in_one_directory(tmp_path):
-    fit(small(), tmp_path, quiet=True)
-    with filelock.FileLock(tmp_path / ".lock"), pytest.raises(UserError, match="another process"):
-        fit(small(), tmp_path, quiet=True)
+def test_two_processes_cannot_train_in_one_directory(trained):
+    with filelock.FileLock(trained / ".lock"), pytest.raises(UserError, match="another process"):
+        fit(small(), trained, quiet=True)
 
 
 def test_the_lock_of_a_lost_machine_is_waited_for_by_the_processes_of_a_job(tmp_path, caplog):

@@ -83,7 +83,7 @@ def test_a_states_gradient_is_that_of_the_carry_of_what_follows(x64, name, rever
 
 def test_a_jitted_loss_and_tiny_gradients_are_no_obstacle():
     layer, inputs = RNN(GRUCell(3)), jnp.ones((2, 4, 3))
-    variables = layer.init(jax.random.key(0), inputs)
+    variables = jax.jit(layer.init)(jax.random.key(0), inputs)
     loss = jax.jit(lambda v: 1e-25 * layer.apply(v, inputs)[1].sum())
     loss(variables)
     norms = flow.norms_over_time(flow.state_gradients(loss, variables)[""])

@@ -177,7 +177,7 @@ def test_classify_smooths_mixed_labels_in_training_only():
     inputs = np.array([[1.0, 2.0], [0.5, -1.0]], np.float32)
     labels = np.array([[0.7, 0.3, 0.0], [0.0, 0.0, 1.0]], np.float32)
     batch = {"inputs": inputs, "labels": labels, "mask": np.ones(2, bool)}
-    variables = model.init(jax.random.key(0), inputs)
+    variables = jax.jit(model.init)(jax.random.key(0), inputs)
     logits = np.asarray(model.apply(variables, inputs), np.float64)
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     plain, smooth = -(labels * log_p).sum(1), -((0.9 * labels + 0.1 / 3) * log_p).sum(1)

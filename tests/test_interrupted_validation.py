@@ -24,7 +24,7 @@ def assert_same_files(one, other):
 
 @pytest.mark.parametrize(
     "moment, saved",
-    [("t10", 5), ("t13", 10), ("e15", 20)],
+    [pytest.param("t10", 5, marks=pytest.mark.slow), ("t13", 10), ("e15", 20)],
 )
 def test_a_signal_while_one_goes_on_does_not_wait_for_it_and_loses_nothing(
     tmp_path, monkeypatch, moment, saved

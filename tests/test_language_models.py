@@ -15,7 +15,7 @@ KEY = jax.random.key(0)
 def test_a_language_models_masked_steps_change_nothing(x64):
     model = CharLM(6, LSTMCell(4))
     tokens = np.array([[1, 2, 3, 4, 5]])
-    variables = model.init(KEY, tokens)
+    variables = jax.jit(model.init)(KEY, tokens)
     variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), variables)
 
     def measure(params, steps):
@@ -56,7 +56,13 @@ def streams():
 def _loss(streams, *, restart, train=True, carry=None, key=KEY):
     model, variables, batch, before = streams
     before = before if carry is None else carry
-    return next_token(model, variables, batch, {"dropout": key}, before, train, restart=restart)[0]
+
+    @jax.jit
+    def measure(variables, batch, key, before):
+        rngs = {"dropout": key}
+        return next_token(model, variables, batch, rngs, before, train, restart=restart)[0]
+
+    return measure(variables, batch, key, before)
 
 
 def test_a_restarted_stream_begins_with_the_zero_state(streams):

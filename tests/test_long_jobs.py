@@ -134,19 +134,25 @@ def undisturbed(tmp_path_factory):
     return (folder / "metrics.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("part", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("name", ["metrics.jsonl", "timings.jsonl"])
+@pytest.mark.parametrize(
+    ("name", "deadly"),
+    [
+        ("metrics.jsonl", {2: 0.5, 6: 0.0, 12: 1.0}),
+        ("metrics.jsonl", {2: 1.0, 6: 0.5, 12: 0.0}),
+        ("timings.jsonl", {2: 0.0, 6: 1.0, 12: 0.5}),
+    ],
+)
 def test_a_kill_in_any_line_leaves_whole_lines_and_each_once(
-    tmp_path, monkeypatch, undisturbed, name, part
+    tmp_path, monkeypatch, undisturbed, name, deadly
 ):
-    """Killed before, amid and after the line, wherever there is a line; a resume in between."""
+    """Killed before a line, after half of it and after it, as told; a resume in between."""
     experiment = small(num_steps=12, eval_every=4, log_every=2)
     real, count = os.write, itertools.count()
-    deadly = {2, 6, 12}
 
     def write(descriptor, content):
-        if os.readlink(f"/proc/self/fd/{descriptor}").endswith(name) and next(count) in deadly:
-            real(descriptor, content[: int(part * len(content))])
+        ours = os.readlink(f"/proc/self/fd/{descriptor}").endswith(name)
+        if ours and (line := next(count)) in deadly:
+            real(descriptor, content[: int(deadly[line] * len(content))])
             raise Killed
         return real(descriptor, content)
 

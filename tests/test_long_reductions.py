@@ -113,7 +113,7 @@ def test_response_norm_of_bfloat16_is_that_of_float32_rounded_once():
 def test_a_gradient_over_many_examples_in_bfloat16_is_near_that_of_float32(layer):
     """Of 3,000 examples alike; a sum of ones in bfloat16 ends at 256."""
     x = jnp.zeros((300, 10), int) if isinstance(layer, Embed) else jnp.ones((300, 10, 2))
-    params = layer.init(jax.random.key(0), x)
+    params = jax.jit(layer.init)(jax.random.key(0), x)
 
     def gradient(dtype):
         def loss(params):

@@ -43,6 +43,9 @@ def loss_of(params):
     return 4 * loss, h
 
 
+differentiate = jax.jit(jax.value_and_grad(loss_of, has_aux=True))
+
+
 def in_symbols(params):
     """The five matrices under the listing's names."""
     found = to_equations(MODEL.cell, {"params": params["recurrent"]["layers_0"]["cell"]})
@@ -53,7 +56,7 @@ def in_symbols(params):
 
 
 def test_loss_gradients_and_last_state_of_hello(x64):
-    (loss, h), gradient = jax.value_and_grad(loss_of, has_aux=True)(parameters())
+    (loss, h), gradient = differentiate(parameters())
     d = in_symbols(gradient)
 
     def close(found, expected):
@@ -71,15 +74,14 @@ def test_loss_gradients_and_last_state_of_hello(x64):
 
 def test_one_step_of_its_adagrad_lowers_the_loss_as_the_listing_does(x64):
     params = parameters()
-    gradient = jax.grad(loss_of, has_aux=True)(params)[0]
+    _, gradient = differentiate(params)
     config = OptimizerConfig(
         name="adagrad", variant="min_char_rnn", learning_rate=0.1, epsilon=1e-8, clip_value=5.0
     )
     optimizer, _ = build_optimizer(config)
     updates, _ = optimizer.update(gradient, optimizer.init(params), params)
-    np.testing.assert_allclose(
-        loss_of(optax.apply_updates(params, updates))[0], 4.74102907, rtol=0, atol=1e-8
-    )
+    (loss, _), _ = differentiate(optax.apply_updates(params, updates))
+    np.testing.assert_allclose(loss, 4.74102907, rtol=0, atol=1e-8)
     # Every touched parameter moves by the rate, against the sign of its gradient.
     touched = jax.tree.map(lambda g: jnp.abs(g) > 1e-3, gradient)
     expected = jax.tree.map(lambda g, t: jnp.where(t, -0.1 * jnp.sign(g), 0), gradient, touched)
@@ -89,7 +91,7 @@ def test_one_step_of_its_adagrad_lowers_the_loss_as_the_listing_does(x64):
 
 def test_clipping_touches_the_entries_that_the_listing_clips(x64):
     params = parameters(gain=20.0)
-    (loss, _), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
+    (loss, _), gradient = differentiate(params)
     np.testing.assert_allclose(loss, 16.33558828, rtol=0, atol=1e-8)
     raw = in_symbols(gradient)
     for name, largest in (("Wxh", 17.58064), ("Whh", 7.23159), ("bh", 31.91967)):
@@ -114,8 +116,12 @@ def test_the_smooth_loss_begins_at_that_of_chance(vocabulary, expected):
         "reset": np.zeros((1, 25), bool),
         "mask": np.ones((1, 25), bool),
     }
-    loss, *_ = next_token(model, variables, batch, {}, model.initialize_carry(1), True)
-    np.testing.assert_allclose(25 * loss, expected, rtol=1e-6)
+
+    @jax.jit
+    def measure(variables):
+        return next_token(model, variables, batch, {}, model.initialize_carry(1), True)[0]
+
+    np.testing.assert_allclose(25 * measure(variables), expected, rtol=1e-6)
 
 
 def listing(data, steps, hidden, length):
@@ -218,7 +224,7 @@ def test_two_hundred_updates_of_the_config_are_those_of_the_listing(x64, tmp_pat
 def test_the_config_begins_as_the_listing_does():
     config = min_char_rnn.get_config("text")
     model = config.model.clone(vocab_size=65)
-    variables = model.init(jax.random.key(0), np.zeros((1, 25), np.int32))
+    variables = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 25), np.int32))
     leaves = jax.tree.leaves_with_path(variables)
     assert sum(leaf.size for _, leaf in leaves) == 23_165
     for path, leaf in leaves:

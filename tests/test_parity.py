@@ -51,6 +51,9 @@ def test_convolution_gives_torchs_output(x64, both_paths):
 
 
 @pytest.mark.parametrize(
+    "both_paths", [True, pytest.param(False, marks=pytest.mark.slow)], indirect=True
+)
+@pytest.mark.parametrize(
     "name",
     [
         "resnet18",

@@ -15,7 +15,7 @@ from nn_lib.recurrent import RNN, GRUCell, LSTMCell, Stacked
 from nn_lib.train import codec, fit
 from tests.module_table import KEY, MODULES, WITHOUT_PARAMETERS
 from tests.small_runs import final_leaves, text_experiment
-from tests.test_module_table import outputs_of, variables_of
+from tests.test_module_table import jitted, outputs_and_gradient, variables_of
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 every_module = pytest.mark.parametrize("name", MODULES)
@@ -49,24 +49,11 @@ def test_parameters_stay_float32_and_are_those_of_float32(name):
 
 @every_module
 def test_outputs_and_gradients_are_finite_and_near_those_of_float32(name):
-    plain, inputs = MODULES[name]
-    variables = variables_of(name)
-    rest = {k: v for k, v in variables.items() if k != "params"}
-    if jnp.issubdtype(inputs.dtype, jnp.floating):  # the same inputs for both
+    inputs, variables = MODULES[name][1], variables_of(name)
+    theirs = jitted(name)(variables, inputs)
+    if jnp.issubdtype(inputs.dtype, jnp.floating):  # of numbers that bfloat16 has
         inputs = inputs.astype(jnp.bfloat16)
-
-    def both(module, x):
-        def loss(params):
-            outputs = outputs_of(module.apply({"params": params, **rest}, x))
-            weights = jax.random.normal(KEY, outputs.shape)
-            return (outputs * weights).sum(), outputs
-
-        (_, outputs), gradient = jax.value_and_grad(loss, has_aux=True)(variables.get("params", {}))
-        return outputs, gradient
-
-    ours = jax.jit(functools.partial(both, in_bfloat16(name)))(inputs)
-    wide = inputs.astype(jnp.float32) if inputs.dtype == jnp.bfloat16 else inputs
-    theirs = jax.jit(functools.partial(both, plain))(wide)
+    ours = jax.jit(functools.partial(outputs_and_gradient, in_bfloat16(name)))(variables, inputs)
     for leaf in jax.tree.leaves(ours):
         assert jnp.isfinite(leaf.astype(jnp.float32)).all()
     assert distance(ours[0], theirs[0]) < 0.03

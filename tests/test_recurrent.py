@@ -35,7 +35,7 @@ def test_our_driver_equals_flaxs_driver(x64, name):
 def test_flaxs_cells_run_in_our_driver_under_masks_and_resets(x64):
     inputs = jax.random.normal(jax.random.key(0), (2, 5, 3))
     ours = RNN(nn.GRUCell(4, param_dtype=jnp.float64))
-    variables = ours.init(jax.random.key(1), inputs)
+    variables = jax.jit(ours.init)(jax.random.key(1), inputs)
     _, plain = ours.apply(variables, inputs)
     theirs = nn.RNN(nn.GRUCell(4, param_dtype=jnp.float64)).apply(variables, inputs)
     np.testing.assert_allclose(plain, theirs, rtol=1e-12)
@@ -103,9 +103,10 @@ def test_two_windows_with_carried_state_are_one_long_window(x64):
     inputs = jax.random.normal(jax.random.key(0), (2, 6, 3))
     layer = Stacked([RNN(CELLS["lstm"](4)), RNN(CELLS["gru"](5))])
     variables = jax.jit(layer.init)(jax.random.key(1), inputs)
-    _, whole = layer.apply(variables, inputs)
-    carry, first = layer.apply(variables, inputs[:, :4])
-    _, second = layer.apply(variables, inputs[:, 4:], initial_carry=carry)
+    apply = jax.jit(layer.apply)
+    _, whole = apply(variables, inputs)
+    carry, first = apply(variables, inputs[:, :4])
+    _, second = apply(variables, inputs[:, 4:], initial_carry=carry)
     np.testing.assert_allclose(jnp.concatenate([first, second], 1), whole, rtol=1e-12)
 
 
@@ -114,8 +115,9 @@ def test_both_directions_see_the_right_end_of_each_sequence(x64):
     layer = Bidirectional(RNN(CELLS["gru"](4)), RNN(CELLS["gru"](4), reverse=True))
     variables = jax.jit(layer.init)(jax.random.key(1), inputs)
     mask = lengths_to_mask(jnp.array([3, 5]), 5)
-    _, outputs = layer.apply(variables, inputs, mask=mask)
-    _, alone = layer.apply(variables, inputs[:1, :3])
+    apply = jax.jit(layer.apply)
+    _, outputs = apply(variables, inputs, mask=mask)
+    _, alone = apply(variables, inputs[:1, :3])
     np.testing.assert_allclose(outputs[0, :3], alone[0], rtol=1e-12)
     assert not outputs[0, 3:].any()
 
@@ -125,12 +127,12 @@ def test_residuals_add_the_inputs_of_layers_of_one_width_where_the_mask_holds(x6
     stack = Stacked(layers, residual=True)
     inputs = jax.random.normal(jax.random.key(0), (2, 5, 4))
     mask = lengths_to_mask(jnp.array([5, 2]), 5)
-    variables = stack.init(jax.random.key(1), inputs)
-    _, outputs = stack.apply(variables, inputs, mask=mask)
+    variables = jax.jit(stack.init)(jax.random.key(1), inputs)
+    _, outputs = jax.jit(stack.apply)(variables, inputs, mask=mask)
     below = inputs
     for index, layer in enumerate(layers):
         params = {"params": variables["params"][f"layers_{index}"]}
-        _, above = layer.apply(params, below, mask=mask)
+        _, above = jax.jit(layer.apply)(params, below, mask=mask)
         below = above + below * mask[..., None] if index < 2 else above
     np.testing.assert_allclose(outputs, below, rtol=1e-12)
     assert not outputs[1, 2:].any()
@@ -139,8 +141,8 @@ def test_residuals_add_the_inputs_of_layers_of_one_width_where_the_mask_holds(x6
 def test_the_learned_initial_carry_is_a_parameter_with_a_gradient():
     inputs = jnp.ones((2, 3, 3))
     layer = RNN(LSTMCell(4), learned_initial_carry=True)
-    variables = layer.init(jax.random.key(0), inputs)
-    gradient = jax.grad(lambda v: layer.apply(v, inputs)[1].sum())(variables)
+    variables = jax.jit(layer.init)(jax.random.key(0), inputs)
+    gradient = jax.jit(jax.grad(lambda v: layer.apply(v, inputs)[1].sum()))(variables)
     assert all(jnp.abs(leaf).max() > 0 for leaf in gradient["params"]["initial_carry"])
 
 
@@ -151,11 +153,11 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters(name):
     layer = RNN(cell.clone(dtype=jnp.bfloat16))
     variables = jax.jit(layer.init)(jax.random.key(1), inputs)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
-    carry, outputs = layer.apply(variables, inputs)
+    carry, outputs = jax.jit(layer.apply)(variables, inputs)
     assert outputs.dtype == jnp.bfloat16
     # What adds up over the steps is float32: see test_long_states.
     assert {leaf.dtype for leaf in jax.tree.leaves(carry)} == {jnp.dtype(jnp.float32)}
-    _, exact = RNN(cell).apply(variables, inputs)
+    _, exact = jax.jit(RNN(cell).apply)(variables, inputs)
     np.testing.assert_allclose(outputs.astype(jnp.float32), exact, atol=0.03)
 
 
@@ -219,7 +221,7 @@ def test_layers_that_cannot_be_meant_are_named(layer, message):
 @pytest.mark.parametrize("cell", [GRUCell(4), nn.GRUCell(4)])
 def test_inputs_of_another_width_than_in_init_are_named(cell):
     layer = RNN(cell)
-    variables = layer.init(jax.random.key(0), jnp.ones((2, 5, 3)))
+    variables = jax.jit(layer.init)(jax.random.key(0), jnp.ones((2, 5, 3)))
     with pytest.raises(UserError, match=r"GRUCell expects inputs as wide as .*, got F = 6"):
         layer.apply(variables, jnp.ones((2, 5, 6)))
 
@@ -235,14 +237,14 @@ def test_inputs_of_another_width_than_in_init_are_named(cell):
 )
 def test_a_cell_by_itself_names_mistakes_too(carry, inputs, message):
     cell, zeros = LSTMCell(4), jnp.zeros((2, 4))
-    variables = cell.init(jax.random.key(0), (zeros, zeros), jnp.ones((2, 3)))
+    variables = jax.jit(cell.init)(jax.random.key(0), (zeros, zeros), jnp.ones((2, 3)))
     with pytest.raises(UserError, match=message):
         cell.apply(variables, carry, inputs)
 
 
 def test_lists_are_inputs_too():
     layer = RNN(VanillaCell(2))
-    variables = layer.init(jax.random.key(0), jnp.ones((1, 2, 1)))
+    variables = jax.jit(layer.init)(jax.random.key(0), jnp.ones((1, 2, 1)))
     listed = [[[1.0], [2.0]]]
     found, expected = (layer.apply(variables, x)[1] for x in (listed, jnp.array(listed)))
     np.testing.assert_array_equal(found, expected)
@@ -261,7 +263,7 @@ def test_a_carry_is_needed_for_every_layer():
 @pytest.mark.parametrize("cell", [LSTMCell(4), GRUCell(4)])
 def test_inputs_of_another_width_than_the_parameters_are_named(cell):
     layer = RNN(cell)
-    variables = layer.init(jax.random.key(0), jnp.ones((2, 5, 4)))
+    variables = jax.jit(layer.init)(jax.random.key(0), jnp.ones((2, 5, 4)))
     with pytest.raises(UserError, match=r"made for, F = 4, got F = 7; use the inputs of init"):
         layer.apply(variables, jnp.ones((2, 5, 7)))
     with pytest.raises(UserError, match="expects chunk, steps, or 0 for none, got -3"):
@@ -270,7 +272,7 @@ def test_inputs_of_another_width_than_the_parameters_are_named(cell):
 
 def test_lists_are_masks_too():
     layer, x = RNN(VanillaCell(4)), jnp.ones((2, 3, 4))
-    variables = layer.init(jax.random.key(0), x)
+    variables = jax.jit(layer.init)(jax.random.key(0), x)
     _, found = layer.apply(variables, x, mask=[[True, True, False], [True, False, False]])
     _, expected = layer.apply(variables, x, mask=lengths_to_mask([2, 1], 3))
     np.testing.assert_array_equal(found, expected)
@@ -296,8 +298,9 @@ def test_parameters_may_be_half_precision(name):
         RNN(CELLS[name](4).clone(param_dtype=jnp.bfloat16)),
         jnp.ones((2, 3, 4), jnp.bfloat16),
     )
-    variables = layer.init(jax.random.key(0), x)
-    gradient = jax.grad(lambda v: layer.apply(v, x)[1].astype(jnp.float32).sum())(variables)
+    variables = jax.jit(layer.init)(jax.random.key(0), x)
+    loss = lambda v: layer.apply(v, x)[1].astype(jnp.float32).sum()  # noqa: E731
+    gradient = jax.jit(jax.grad(loss))(variables)
     assert {leaf.dtype for leaf in jax.tree.leaves((variables, gradient))} == {
         jnp.dtype(jnp.bfloat16)
     }

@@ -1,5 +1,7 @@
 """Variational dropout and zoneout against their equations."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,7 +56,7 @@ def test_a_gru_mixes_the_whole_state_however_much_its_products_miss():
     cell = GRUCell(6, bias_init=lambda key, shape, dtype: jnp.full(shape, 50.0, dtype))  # z = 1
     layer = RNN(cell, state_dropout=0.5)
     x = jnp.zeros((4, 5, 6))
-    variables = layer.init(jax.random.key(0), x)
+    variables = jax.jit(layer.init)(jax.random.key(0), x)
     _, h = layer.apply(variables, x, initial_carry=jnp.ones((4, 6)), **NOISE)
     np.testing.assert_allclose(h, 1, rtol=1e-6)
 
@@ -62,7 +64,7 @@ def test_a_gru_mixes_the_whole_state_however_much_its_products_miss():
 def test_in_zoneout_a_unit_takes_its_new_value_or_keeps_the_old(x64):
     layer = RNN(LSTMCell(6, param_dtype=jnp.float64), zoneout=(0.3, 0.0))
     x = jax.random.normal(jax.random.key(0), (20, 1, 3))
-    variables = layer.init(jax.random.key(1), x)
+    variables = jax.jit(layer.init)(jax.random.key(1), x)
     before = tuple(jax.random.normal(jax.random.key(n), (20, 6)) for n in (2, 3))
     (c, h), outputs = layer.apply(variables, x, initial_carry=before, **NOISE)
     (c_new, h_new), _ = RNN(layer.cell).apply(variables, x, initial_carry=before)
@@ -76,7 +78,7 @@ def test_in_zoneout_a_unit_takes_its_new_value_or_keeps_the_old(x64):
 def test_zoneout_is_its_mean_in_evaluation(x64):
     layer = RNN(VanillaCell(4, param_dtype=jnp.float64), zoneout=0.25)
     x = jax.random.normal(jax.random.key(0), (1, 5, 3))
-    variables = layer.init(jax.random.key(1), x)
+    variables = jax.jit(layer.init)(jax.random.key(1), x)
     _, outputs = layer.apply(variables, x)
     p, h = variables["params"]["cell"], np.zeros(4)
     for t in range(5):
@@ -92,12 +94,15 @@ def test_noise_is_for_training_and_does_not_depend_on_chunks(x64, name):
     x = jax.random.normal(jax.random.key(0), (2, 5, 4))
     mask = jnp.ones((2, 5), bool).at[1, 3:].set(False)
     variables = jax.jit(layer.init)(jax.random.key(1), x)
-    _, noisy = layer.apply(variables, x, mask=mask, **NOISE)
-    _, again = layer.clone(chunk=2).apply(variables, x, mask=mask, **NOISE)
-    np.testing.assert_allclose(noisy, again, rtol=1e-12)
+
+    def outputs(layer, **noise):
+        apply = functools.partial(layer.apply, mask=mask, **noise)
+        return jax.jit(apply)(variables, x)[1]
+
+    noisy = outputs(layer, **NOISE)
+    np.testing.assert_allclose(noisy, outputs(layer.clone(chunk=2), **NOISE), rtol=1e-12)
     assert not noisy[1, 3:].any()
-    _, quiet = layer.clone(zoneout=0.0).apply(variables, x, mask=mask)
-    _, plain = RNN(CELLS[name](4), reverse=True).apply(variables, x, mask=mask)
+    quiet, plain = outputs(layer.clone(zoneout=0.0)), outputs(RNN(CELLS[name](4), reverse=True))
     np.testing.assert_array_equal(quiet, plain)
     assert np.abs(noisy - plain).max() > 0.01
 
@@ -106,7 +111,7 @@ def test_a_condition_is_no_state_that_zoneout_could_keep():
     cell = ConditionedVanillaCell(4, condition_features=2, first_step_only=True)
     layer, x = RNN(cell, zoneout=0.3), jnp.ones((1, 3, 2))
     carry = (jnp.zeros((1, 4)), jnp.ones((1, 2)))
-    variables = layer.init(jax.random.key(0), x, initial_carry=carry)
+    variables = jax.jit(layer.init)(jax.random.key(0), x, initial_carry=carry)
     (_, v), _ = layer.apply(variables, x, initial_carry=carry)
     np.testing.assert_array_equal(v, 0)
 

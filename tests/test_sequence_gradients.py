@@ -195,7 +195,7 @@ def test_chunks_change_memory_and_nothing_else(x64, name, chunk):
 
 def test_chunks_keep_only_the_states_at_their_borders():
     layer, inputs = RNN(LSTMCell(8)), jnp.zeros((2, 256, 3))
-    variables = layer.init(jax.random.key(0), inputs)
+    variables = jax.jit(layer.init)(jax.random.key(0), inputs)
 
     def memory(layer):
         gradient = jax.grad(lambda v: (layer.apply(v, inputs)[1] ** 2).sum())

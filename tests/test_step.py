@@ -130,13 +130,13 @@ def test_the_carry_goes_on_and_the_gradient_stops_at_the_window():
         arguments = (model, {"params": state.params}, windows[1], {}, carry, True)
         return objectives.next_token(*arguments)[0]
 
-    for leaf in jax.tree.leaves(jax.grad(through)(after.carry)):
+    for leaf in jax.tree.leaves(jax.jit(jax.grad(through))(after.carry)):
         assert not leaf.any()
 
 
 def test_bits_per_character_of_a_uniform_model_are_log2_of_the_vocabulary():
     model, batch = CharLM(8, LSTMCell(4)), tokens(5)
-    variables = model.init(jax.random.key(0), batch["inputs"])
+    variables = jax.jit(model.init)(jax.random.key(0), batch["inputs"])
     flat = jax.tree.map(jnp.zeros_like, variables)
     evaluate = jax.jit(make_eval_step(model, objectives.next_token))
     found, _ = evaluate(flat, batch, model.initialize_carry(2))
@@ -146,8 +146,9 @@ def test_bits_per_character_of_a_uniform_model_are_log2_of_the_vocabulary():
 def test_bytes_become_zero_to_one_where_no_preparation_is_named():
     batch = {**BATCH, "inputs": np.full((6, 4), 255, np.uint8)}
     model = Linear(num_classes=3)
-    variables = model.init(jax.random.key(0), np.ones((6, 4), np.float32))
-    evaluate = make_eval_step(model, objectives.classify, prepare=DataConfig().prepare_batch)
+    variables = jax.jit(model.init)(jax.random.key(0), np.ones((6, 4), np.float32))
+    prepare = DataConfig().prepare_batch
+    evaluate = jax.jit(make_eval_step(model, objectives.classify, prepare=prepare))
     found, _ = evaluate(variables, batch, None)
     ones = {**batch, "inputs": np.ones((6, 4), np.float32)}
     expected, _ = evaluate(variables, ones, None)
@@ -182,12 +183,14 @@ def test_the_carry_of_an_accumulated_step_is_that_of_the_whole_batch():
 def test_the_sum_of_losses_at_a_rate_is_their_mean_at_the_count_times_the_rate():
     state, mean = make(learning_rate=0.5)
     _, total = make(learning_rate=0.1, options={"reduction": "sum"})
-    leaves_close(mean(state, BATCH)[0].params, total(state, BATCH)[0].params, rtol=1e-5)
+    ours, theirs = (jax.jit(step)(state, BATCH)[0] for step in (mean, total))
+    leaves_close(ours.params, theirs.params, rtol=1e-5)
 
 
 def test_one_batch_step_is_the_sum_of_the_gradients_that_online_steps_take():
     """FACTS of gradient descent: batch g = sum of l'(x_i); online takes them one at a time."""
     state, step = make(learning_rate=1e-4, options={"reduction": "sum"})
+    step = jax.jit(step)
     whole = step(state, BATCH)[0]
     moved = jax.tree.map(jnp.zeros_like, state.params)
     for row in range(5):
@@ -244,7 +247,7 @@ def test_look_ahead_momentum_takes_its_gradient_ahead_of_the_parameters():
 def test_each_head_gets_its_own_weighted_loss_and_the_trunk_their_sum():
     model = MultiHead(MLP((5,)), heads=(("a", 3), ("b", 2)))
     batch = {**BATCH, "targets": RNG.normal(size=(6, 2)).astype(np.float32)}
-    variables = model.init(jax.random.key(0), batch["inputs"])
+    variables = jax.jit(model.init)(jax.random.key(0), batch["inputs"])
 
     def gradient(**weights):
         tasks = (
@@ -256,7 +259,7 @@ def test_each_head_gets_its_own_weighted_loss_and_the_trunk_their_sum():
             arguments = (model, {"params": params}, batch, {}, None, True)
             return objectives.multi_task(*arguments, tasks=tasks)[0]
 
-        return jax.grad(loss)(variables["params"])
+        return jax.jit(jax.grad(loss))(variables["params"])
 
     both, a, b = gradient(a=2.0, b=0.5), gradient(a=1.0), gradient(b=1.0)
     expected = jax.tree.map(lambda x, y: 2 * x + 0.5 * y, a, b)

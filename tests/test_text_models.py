@@ -97,7 +97,7 @@ QUICK = ("tutorial", "cnn", "last", "tagger", "plain")
 )
 def test_padding_changes_no_loss_no_gradient_and_no_prediction(x64, objective, kind, name, model):
     short, long = (with_labels(texts(*sizes), kind) for sizes in ((5, 4), (9, 7)))
-    variables = model.init(KEY, short["inputs"])
+    variables = jax.jit(model.init)(KEY, short["inputs"])
     variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), variables)
 
     @jax.jit
@@ -128,7 +128,7 @@ def test_padding_changes_no_loss_no_gradient_and_no_prediction(x64, objective, k
 def test_the_tutorials_network_has_its_parameters_and_its_arithmetic(x64):
     model = NameRNN(57, 18)
     letters = np.array([[3, 50, 7, 11]], np.int32)
-    variables = model.init(KEY, letters)
+    variables = jax.jit(model.init)(KEY, letters)
     assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == 27_156
     w = jax.tree.map(np.asarray, variables["params"]["TutorialCell_0"])
     hidden = np.zeros(128)
@@ -136,30 +136,31 @@ def test_the_tutorials_network_has_its_parameters_and_its_arithmetic(x64):
         combined = np.concatenate([np.eye(57)[letter], hidden])
         output = combined @ w["W_o"] + w["b_o"]
         hidden = combined @ w["W_h"] + w["b_h"]
-    np.testing.assert_allclose(model.apply(variables, letters)[0], output, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(model.apply)(variables, letters)[0], output, rtol=1e-5)
     # A name of one letter gives the hidden layer's weights no gradient.
-    gradient = jax.grad(lambda v: jnp.sum(model.apply(v, letters[:, :1]) ** 2))(variables)
+    gradient = jax.jit(jax.grad(lambda v: jnp.sum(model.apply(v, letters[:, :1]) ** 2)))(variables)
     assert not np.any(gradient["params"]["TutorialCell_0"]["W_h"])
 
 
 def test_one_hot_vectors_times_a_matrix_are_embeddings():
     tokens = np.array([[0, 3, 2]])
-    one_hot = CharLM(5, LSTMCell(4)).init(KEY, tokens)
-    embedded = CharLM(5, LSTMCell(4), embedding=5).init(KEY, tokens)
+    models = CharLM(5, LSTMCell(4)), CharLM(5, LSTMCell(4), embedding=5)
+    one_hot, embedded = (jax.jit(model.init)(KEY, tokens) for model in models)
     embedded["params"]["recurrent"] = one_hot["params"]["recurrent"]
     embedded["params"]["output"] = one_hot["params"]["output"]
     embedded["params"]["embed"]["embedding"] = jnp.eye(5)
-    np.testing.assert_allclose(
-        CharLM(5, LSTMCell(4)).apply(one_hot, tokens)[0],
-        CharLM(5, LSTMCell(4), embedding=5).apply(embedded, tokens)[0],
-        rtol=1e-6,
+    ours, theirs = (
+        jax.jit(model.apply)(variables, tokens)[0]
+        for model, variables in zip(models, (one_hot, embedded))
     )
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
     kinds = [TextClassifier(MeanOverTime(), **(SIZES | {"embedding": e})) for e in (0, 6)]
-    dense = kinds[0].init(KEY, tokens)
+    dense = jax.jit(kinds[0].init)(KEY, tokens)
     looked_up = {"params": {**dense["params"], "Embed_0": {"embedding": jnp.eye(6)}}}
-    np.testing.assert_allclose(
-        kinds[0].apply(dense, tokens), kinds[1].apply(looked_up, tokens), rtol=1e-6
+    ours, theirs = (
+        jax.jit(kind.apply)(variables, tokens) for kind, variables in zip(kinds, (dense, looked_up))
     )
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
 def test_attention_has_its_worked_values(x64):
@@ -195,12 +196,13 @@ def test_a_cell_that_attends_is_its_equations_in_a_loop(x64, kind):
     x, memory = F((2, 7, 2), 3), F((2, rows, 3), 40)
     mask = np.arange(rows) < np.array([[4], [6]])
     layer = RNN(cell)
-    variables = layer.init(KEY, x, context=(memory, mask))
-    carry, outputs = layer.apply(variables, x, context=(memory, mask))
+    variables = jax.jit(layer.init)(KEY, x, context=(memory, mask))
+    carry, outputs = jax.jit(layer.apply)(variables, x, context=(memory, mask))
     w = jax.tree.map(np.asarray, variables["params"]["cell"])
+    apply = jax.jit(inner.apply)
 
     def step_inside(h, x):
-        found, _ = inner.apply({"params": w["cell"]}, jnp.asarray(h)[None], jnp.asarray(x)[None])
+        found, _ = apply({"params": w["cell"]}, jnp.asarray(h)[None], jnp.asarray(x)[None])
         return np.asarray(found[0])
 
     for row in range(2):
@@ -248,7 +250,7 @@ def test_half_precision_encodes_and_decodes(attention):
     cell = GRUCell(4, dtype=jnp.bfloat16)
     model = Seq2Seq(6, 5, cell, 2, attention, bidirectional=True, embedding=3)
     batch = texts(5, 4)
-    variables = model.init(KEY, batch["inputs"])
+    variables = jax.jit(model.init)(KEY, batch["inputs"])
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
     def decode(variables):
@@ -263,10 +265,11 @@ def test_last_states_of_directions_of_unequal_width_are_those_of_the_loop():
     x, mask = F((2, 4, 3), 1).astype(np.float32), np.arange(4) < np.array([[4], [2]])
     layer = Bidirectional(RNN(GRUCell(4)), RNN(LSTMCell(2), reverse=True))
     encoder = RecurrentEncoder(Stacked([RNN(GRUCell(3)), layer]), "last")
-    variables = encoder.init(KEY, x, mask)
-    found = encoder.apply(variables, x, mask)
+    variables = jax.jit(encoder.init)(KEY, x, mask)
+    apply = jax.jit(encoder.apply)
+    found = apply(variables, x, mask)
     assert found.shape == (2, 6)
-    short = encoder.apply(variables, x[1:, :2], mask[1:, :2])
+    short = apply(variables, x[1:, :2], mask[1:, :2])
     np.testing.assert_allclose(found[1:], short, rtol=1e-6)
 
 
@@ -292,7 +295,7 @@ def test_filters_over_windows_are_a_loop(x64):
 def test_attention_pooling_is_a_weighted_mean(x64):
     x, mask = F((1, 4, 3), 1), np.array([[True, True, True, False]])
     layer = AttentionPooling(2)
-    variables = layer.init(KEY, x, mask)
+    variables = jax.jit(layer.init)(KEY, x, mask)
     w = jax.tree.map(np.asarray, variables["params"])
     u = np.tanh(x[0, :3] @ w["Dense_0"]["kernel"] + w["Dense_0"]["bias"])
     alpha = softmax((u @ w["query"]["kernel"])[:, 0])
@@ -308,16 +311,17 @@ def test_attention_pooling_is_a_weighted_mean(x64):
 )
 def test_decoding_step_by_step_gives_the_logits_of_the_whole(name):
     model, batch = TRANSDUCERS[name], texts(6, 4)
-    variables = model.init(KEY, batch["inputs"])
-    whole = model.apply(variables, batch["inputs"], batch["targets"], batch["input_mask"])
-    carry, memory = model.apply(variables, batch["inputs"], batch["input_mask"], method="read")
+    variables = jax.jit(model.init)(KEY, batch["inputs"])
+    apply = jax.jit(model.apply, static_argnames="method")
+    whole = apply(variables, batch["inputs"], batch["targets"], batch["input_mask"])
+    carry, memory = apply(variables, batch["inputs"], batch["input_mask"], method="read")
     token = np.zeros(3, np.int32)
     for t in range(4):
-        carry, logits = model.apply(variables, carry, token, memory, method="step")
+        carry, logits = apply(variables, carry, token, memory, method="step")
         np.testing.assert_allclose(logits, whole[:, t], rtol=2e-5, atol=2e-6)
         token = batch["targets"][:, t]
     if model.attention != "none":
-        alpha = model.apply(
+        alpha = apply(
             variables, batch["inputs"], batch["targets"], batch["input_mask"], method="align"
         )
         assert alpha.shape == (3, 4, 6)
@@ -333,28 +337,32 @@ def test_a_reversed_source_is_the_reversed_source():
         Seq2Seq(6, 5, LSTMCell(4), embedding=3, reverse_source=reverse) for reverse in (False, True)
     )
     targets = np.array([[2, 3, 1], [4, 1, 1]])
-    variables = forward.init(KEY, tokens)
+    variables = jax.jit(forward.init)(KEY, tokens)
     np.testing.assert_allclose(
-        forward.apply(variables, flipped, targets, mask),
-        backward.apply(variables, tokens, targets, mask),
+        jax.jit(forward.apply)(variables, flipped, targets, mask),
+        jax.jit(backward.apply)(variables, tokens, targets, mask),
         rtol=1e-6,
     )
 
 
 def test_label_smoothing_is_its_formula(x64):
     model, batch = TRANSDUCERS["plain"], texts(5, 4)
-    variables = model.init(KEY, batch["inputs"])
-    logits = model.apply(variables, batch["inputs"], batch["targets"], batch["input_mask"])
-    logp = np.asarray(jax.nn.log_softmax(logits))
+    variables = jax.jit(model.init)(KEY, batch["inputs"])
+    inputs = batch["inputs"], batch["targets"], batch["input_mask"]
+    logp = np.asarray(jax.nn.log_softmax(jax.jit(model.apply)(variables, *inputs)))
     wanted = 0.9 * np.eye(5)[batch["targets"]] + 0.1 / 5
     expected = -(wanted * logp).sum(-1)[batch["target_mask"]].mean()
-    rngs = {"dropout": KEY}
-    smooth = functools.partial(transduce, smoothing=0.1)
-    loss, measured, *_ = smooth(model, variables, batch, rngs, None, True)
+
+    @functools.partial(jax.jit, static_argnums=(0, 1))
+    def measure(smoothing, train):
+        arguments = (model, variables, batch, {"dropout": KEY}, None, train)
+        return transduce(*arguments, smoothing=smoothing)[:2]
+
+    loss, measured = measure(0.1, True)
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
-    plain, *_ = transduce(model, variables, batch, rngs, None, True)
+    plain, _ = measure(0.0, True)
     np.testing.assert_allclose(measured["loss"][0] / measured["loss"][1], plain, rtol=1e-6)
-    unsmoothed, *_ = smooth(model, variables, batch, rngs, None, False)
+    unsmoothed, _ = measure(0.1, False)
     np.testing.assert_allclose(unsmoothed, plain, rtol=1e-6)
 
 
@@ -362,7 +370,7 @@ def test_label_smoothing_is_its_formula(x64):
 @pytest.mark.parametrize("name", ["plain", "bahdanau"])
 def test_scheduled_sampling_reads_its_own_tokens_as_often_as_it_is_told(name):
     model, batch = TRANSDUCERS[name], texts(5, 4)
-    variables = model.init(KEY, batch["inputs"])
+    variables = jax.jit(model.init)(KEY, batch["inputs"])
     rngs = {"dropout": KEY}
     truth, *_ = transduce(model, variables, batch, rngs, None, True)
     never = functools.partial(transduce, sampling=1e-9)

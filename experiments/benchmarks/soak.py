@@ -2,15 +2,18 @@
 
 python -m experiments.benchmarks.soak [--minutes=30] [--workdir=runs/soak] [--picture=soak.png]
 
-Trains a small LSTM on characters, with evaluations, checkpoints and logging as often as real runs
-have in hours, and looks at the process every second. The first sixth is warm-up; of the rest the
-last third is compared with the first, by medians: both must agree within 3 %. A machine has slow
-minutes that the run is not to blame for, so after every 200 steps of the run a few bare ones are
-taken, and what is compared is the time of a step of the run over that of a bare one.
+Trains a small LSTM on characters for that long, with evaluations, checkpoints and logging as often
+as real runs have in hours, and looks at the process every second. The first sixth is warm-up; of
+the rest the last third is compared with the first, by medians: both must agree within 3 %. A
+machine has slow minutes that the run is not to blame for, so after every 200 steps of the run a few
+bare ones are taken, and what is compared is the time of a step of the run over that of a bare one.
 """
 
+import contextlib
 import dataclasses
+import os
 import platform
+import signal
 import sys
 import tempfile
 import threading
@@ -31,6 +34,7 @@ from nn_lib.objectives import next_token
 from nn_lib.optim import OptimizerConfig
 from nn_lib.recurrent import LSTMCell
 from nn_lib.train import Experiment, fit
+from nn_lib.train.interrupt import Interrupted
 from nn_lib.train.run import Run
 
 MINUTES = flags.DEFINE_float("minutes", 30, "How long it trains.", lower_bound=0.2)
@@ -40,6 +44,7 @@ PICTURE = flags.DEFINE_string("picture", "", "A PNG of both curves.")
 TURN, BARE = 200, 20  # steps of the run, and bare ones after them
 WARM_UP = 1 / 6
 WITHIN = 0.03
+MORE = 1.5  # steps than by the pace of the first ones: time ends the run, not their number
 
 
 def experiment(steps: int) -> Experiment:
@@ -123,13 +128,12 @@ def soak(workdir: Path, minutes: float) -> tuple[Curve, Curve, InTurns]:
         while not ended.wait(1.0):
             memory.append((time.monotonic(), resident_mebibytes()))
 
-    began = time.monotonic()
     first = _train(experiment(10 * TURN), workdir / "first")  # how quick it is here
     seconds = float(np.median(first.of_run) + np.median(first.bare) * BARE / TURN)
-    left = 60 * minutes - (time.monotonic() - began)
+    enough = max(int(MORE * 60 * minutes / seconds), 10 * TURN)
     watcher = threading.Thread(target=look, daemon=True)
     watcher.start()
-    steps = _train(experiment(max(int(left / seconds), 10 * TURN)), workdir / "soak", quiet=False)
+    steps = _train(experiment(enough), workdir / "soak", minutes)
     ended.set()
     watcher.join()
     seen = np.array(memory)
@@ -138,17 +142,23 @@ def soak(workdir: Path, minutes: float) -> tuple[Curve, Curve, InTurns]:
     return Curve(seen[:, 0] - seen[0, 0], seen[:, 1]), Curve(moments - seen[0, 0], ratios), steps
 
 
-def _train(experiment: Experiment, workdir: Path, quiet: bool = True) -> InTurns:
+def _train(experiment: Experiment, workdir: Path, minutes: float = 0) -> InTurns:
+    """Its step, after all of its steps or after so many minutes, by the signal of a preemption."""
     prepare, made = Run.prepare, []
+    alarm = threading.Timer(60 * minutes, os.kill, (os.getpid(), signal.SIGTERM))
+    alarm.daemon = True
 
     def prepared(experiment: Experiment) -> Run:
         run = prepare(experiment)
         run.train_step = InTurns(run.train_step)
         made.append(run.train_step)
+        if minutes:
+            alarm.start()
         return run
 
-    with unittest.mock.patch.object(Run, "prepare", prepared):
-        fit(experiment, workdir, quiet=quiet)
+    with unittest.mock.patch.object(Run, "prepare", prepared), contextlib.suppress(Interrupted):
+        fit(experiment, workdir, quiet=not minutes)
+        alarm.cancel()
     return made[0]
 
 
