@@ -86,9 +86,12 @@ def photographs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undrawn():
-    """Drawing is a third of a small run: its pictures are empty files."""
+    """Drawing is much of a small run: its pictures are empty files."""
+
+    def no_figure(panels, size=0):
+        return MagicMock(), [MagicMock() for _ in range(panels)]
+
     with pytest.MonkeyPatch.context() as patch:
-        no_figure = lambda panels, size=0: (MagicMock(), [MagicMock() for _ in range(panels)])  # noqa: E731
         patch.setattr("nn_lib.train.pictures._figure", no_figure)
         patch.setattr("nn_lib.train.pictures._save", lambda _, file: file.touch() or file)
         yield
