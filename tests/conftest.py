@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from absl import flags
 from hypothesis import settings
+from jax.experimental.compilation_cache import compilation_cache
 
 from nn_lib.layers import fast_paths
 from nn_lib.train.sharding import MeshConfig
@@ -44,6 +45,20 @@ def F(shape, start, scale=1.0):
 def swapped(array):
     """Channels last to channels first."""
     return np.moveaxis(np.asarray(array), -1, 1)
+
+
+def cache_programs():
+    """Undoes what a mesh of several devices may have turned off."""
+    if not jax.config.values["jax_enable_compilation_cache"]:
+        jax.config.update("jax_enable_compilation_cache", True)
+        compilation_cache.reset_cache()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cached_programs():
+    """As each file of tests ends: those of its meshes compile without a cache, all others with."""
+    yield
+    cache_programs()
 
 
 @pytest.fixture(autouse=True, scope="session")

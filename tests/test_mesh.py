@@ -4,6 +4,9 @@ import dataclasses
 import functools
 import logging
 import re
+import subprocess
+import sys
+from importlib.metadata import version
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +23,9 @@ from nn_lib.train import fit, restore
 from nn_lib.train.checkpoint import Checkpoints, checksums
 from nn_lib.train.run import Run
 from nn_lib.train.sharding import Layout, MeshConfig
+from tests.conftest import cache_programs
 from tests.mesh_run import experiment, train
+from tests.processes import QUICK_COMPILATION, ROOT, environment
 from tests.small_runs import final_leaves, lines, small, text_experiment
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -60,6 +65,47 @@ def test_fifty_steps_in_float64_agree_on_every_mesh(tmp_path, system, x64):
     others = [] if system == "resnet" else [MeshConfig(1, 4), MeshConfig(2, 1, 2)]
     for mesh in (MeshConfig(4), MeshConfig(2, 2), MeshConfig(1, 2, 2), *others):
         assert_close(train(on(mesh, config), 50, jnp.float64), one, 1e-10)
+
+
+@pytest.mark.slow
+def test_a_second_start_with_a_compilation_cache_computes_the_same(tmp_path):
+    found = []
+    for name in ("first", "second"):
+        options = ["--system=lstm", f"--out={tmp_path / name}.npz", "--steps=50", "--model=2"]
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.mesh_run", *options],
+            cwd=ROOT,
+            env=environment(
+                XLA_FLAGS=f"{QUICK_COMPILATION} --xla_force_host_platform_device_count=4",
+                JAX_COMPILATION_CACHE_DIR=str(tmp_path / "cache"),
+                JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+            ),
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        found.append(dict(np.load(tmp_path / f"{name}.npz")))
+    assert_close(found[1], found[0], 0)
+
+
+def test_a_program_of_several_devices_is_read_from_no_cache_that_loses_its_order():
+    def asked(mesh):
+        layout = Layout.of(mesh)
+        events = []
+
+        def listen(event, **_):
+            events.append(event)
+
+        jax.monitoring.register_event_listener(listen)
+        try:
+            layout.jit_replicated(lambda x: x + 1)(np.ones(8))
+        finally:
+            jax.monitoring.unregister_event_listener(listen)
+        return "/jax/compilation_cache/compile_requests_use_cache" in events
+
+    cache_programs()
+    assert asked(MeshConfig(1))
+    assert asked(MeshConfig(2)) == (not version("jaxlib").startswith(("0.10.", "0.11.")))
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])

@@ -9,11 +9,13 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nn_lib.checks import UserError
@@ -21,6 +23,9 @@ from nn_lib.checks import UserError
 BATCH = PartitionSpec(("data", "fsdp"))
 # For a CPU, XLA would merge what rematerialisation computes again with what it computed first.
 KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+# Before 0.12, a CPU's program that JAX reads from its compilation cache has lost the order of its
+# collective operations: each device begins another one, and all wait without end.
+CACHE_LOSES_ORDER = tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 12)
 SMALL = 4096  # elements; a smaller leaf is not worth a transfer for every use
 
 
@@ -52,6 +57,9 @@ class Layout:
     def of(cls, config: MeshConfig) -> "Layout":
         """The layout of all devices; of the first ones where one process asks for fewer.
 
+        With several CPU devices and a jaxlib before 0.12, this process compiles without JAX's
+        persistent cache from here on.
+
         Raises:
           UserError: sizes that the devices do not have.
         """
@@ -70,6 +78,8 @@ class Layout:
                 "another; choose a divisor or a multiple"
             )
         chosen = np.array(devices[: math.prod(sizes)]).reshape(sizes)
+        if chosen.size > 1 and devices[0].platform == "cpu" and CACHE_LOSES_ORDER:
+            _compile_without_cache()
         return cls(Mesh(chosen, ("data", "fsdp", "model")))
 
     def __str__(self) -> str:
@@ -221,6 +231,12 @@ class Layout:
         if jax.process_count() > 1:
             tree = jax.jit(_unchanged, out_shardings=self.replicated)(tree)
         return jax.device_get(tree)
+
+
+def _compile_without_cache() -> None:
+    if jax.config.values["jax_enable_compilation_cache"]:
+        jax.config.update("jax_enable_compilation_cache", False)
+        compilation_cache.reset_cache()  # JAX looks at the setting once
 
 
 # Not lambdas: the same function is compiled once, however often it is wrapped.
