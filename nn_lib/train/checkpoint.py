@@ -123,18 +123,22 @@ class Checkpoints:
         """The verified leaves of a step by their paths, and the note.
 
         Args:
-          abstract: what leaves to expect, and where; None takes what was saved, as it was saved, or
-            onto one device where there are not as many as there were.
+          abstract: what leaves to expect, and where; None takes what was saved, onto one device.
 
         Raises:
           Damaged: the files are incomplete or do not hold what was saved.
         """
         note = self.note(step)
-        one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        wanted = ocp.args.StandardRestore(abstract, fallback_sharding=one_device)
+        handler: Any = ocp.StandardCheckpointHandler()
+        args: Any = ocp.args.StandardRestore(abstract)
+        if abstract is None:  # the note names the leaves; files that say more are not needed
+            one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+            onto = dict.fromkeys(note["checksums"], ocp.ArrayRestoreArgs(sharding=one_device))
+            handler = ocp.PyTreeCheckpointHandler()
+            args = ocp.args.PyTreeRestore(dict.fromkeys(onto, 0), restore_args=onto)
         with _agreed("cannot be read"):  # not by the manager, which meets the others in between
             folder = self._manager.directory / str(step) / "state"
-            leaves = ocp.StandardCheckpointHandler().restore(folder, args=wanted)
+            leaves = handler.restore(folder, args=args)
         found, saved = checksums(leaves), note["checksums"]
         wrong = sorted(path for path in {*found, *saved} if found.get(path) != saved.get(path))
         if wrong:
