@@ -65,6 +65,34 @@ def test_a_signal_while_the_same_one_is_made_up_for_loses_nothing(tmp_path, monk
     assert_same_files(tmp_path / "alone", tmp_path / "stopped")
 
 
+def test_a_kill_after_the_line_of_one_that_was_made_up_for_does_not_write_it_twice(
+    tmp_path, monkeypatch
+):
+    """No checkpoint is due with the validation after 10 steps, and it is not the best."""
+    experiment = small(eval_batch_size=20, eval_every=5, checkpoint_every=20, select_mode="min")
+    fit(experiment, tmp_path / "alone", quiet=True)
+
+    def stop(what, number):
+        if (what, number) == ("e", 6):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    class Killed(Exception):
+        pass
+
+    def kill(what, number):
+        if (what, number) == ("t", 2):
+            raise Killed
+
+    for disturb, end in ((stop, Interrupted), (kill, Killed), (kill, Killed)):
+        with monkeypatch.context() as patch:
+            watched(patch, disturb)
+            with pytest.raises(end):
+                fit(experiment, tmp_path / "stopped", quiet=True)
+        assert kept(tmp_path / "stopped")[-1] == 10
+    fit(experiment, tmp_path / "stopped", quiet=True)
+    assert_same_files(tmp_path / "alone", tmp_path / "stopped")
+
+
 def test_a_signal_in_a_validation_of_the_plateau_schedule_is_answered_after_it(
     tmp_path, monkeypatch
 ):

@@ -5,7 +5,7 @@ import errno
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,14 +87,14 @@ def to_disk(file: Path) -> None:
             os.fsync(handle.fileno())
 
 
-def drop_lines_after(file: Path, step: float) -> None:
-    """Removes what a killed run wrote beyond the step it resumes from, half a line included."""
+def keep_lines(file: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
+    """Removes the others, such as those beyond a killed run's last checkpoint, and half a line."""
     if not file.exists():
         return
     kept = []
     for line in file.read_bytes().splitlines():
         with contextlib.suppress(ValueError, TypeError, KeyError):
-            if json.loads(line)["step"] <= step:
+            if wanted(json.loads(line)):
                 kept.append(line.decode() + "\n")
     write_atomically(file, "".join(kept))
 

@@ -93,7 +93,7 @@ def _train(
     state, best, start, validated = _resume(run, checkpoints)
     traces = tracing.still_ahead(profile, start, experiment.num_steps)
     first = processes.first()
-    writer = Writer(path, start=start) if first else NoWriter()
+    writer = Writer(path, start=start, validated=validated) if first else NoWriter()
     progress = Progress(
         start=start,
         stop=experiment.num_steps,

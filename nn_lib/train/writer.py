@@ -19,15 +19,21 @@ class Writer:
     not; both have one JSON object a line, with its `step`.
     """
 
-    def __init__(self, workdir: Path, *, start: int):
-        """`start` is the step that the run begins or resumes at; later lines are dropped."""
+    def __init__(self, workdir: Path, *, start: int, validated: bool = True):
+        """Later lines than those of `start`, the step the run begins or resumes at, are dropped.
+
+        Where it is not `validated` its validation is too, since the run makes up for that first.
+        """
         self._folder = files.SameFolder(workdir)
         self._metrics = workdir / METRICS
         self._timings = workdir / TIMINGS
         self._samples = workdir / SAMPLES
-        files.drop_lines_after(self._metrics, start)
-        files.drop_lines_after(self._samples, start)
-        files.drop_lines_after(self._timings, math.inf)  # but half a line
+        after = {"validation": start if validated else start - 1}
+        files.keep_lines(
+            self._metrics, lambda line: line["step"] <= after.get(line["split"], start)
+        )
+        files.keep_lines(self._samples, lambda line: line["step"] <= start)
+        files.keep_lines(self._timings, lambda line: True)  # but half a line
         self._events = _Events(workdir, start)
         self._later: list[tuple[int, str, dict[str, float]]] | None = None
 
