@@ -64,7 +64,7 @@ def launch(command: list[str], count: int, devices: int = 0, grace: float = 60) 
         for index, process in enumerate(processes):
             readers.append(threading.Thread(target=_prefix, args=(process, index), daemon=True))
             readers[-1].start()
-        while None in (states := [p.poll() for p in processes]) and time.monotonic() < deadline:
+        while None in [p.poll() for p in processes] and time.monotonic() < deadline:
             if len(asked) > told:
                 told = len(asked)
                 stopped = stopped or 128 + asked[-1]
@@ -72,20 +72,18 @@ def launch(command: list[str], count: int, devices: int = 0, grace: float = 60) 
                 sent = signal.SIGINT if asked[-1] == signal.SIGINT else signal.SIGTERM
                 fine |= {128 + sent, -sent}
                 _signal(processes, sent)
-            bad = [state for state in states if state is not None and state not in fine]
-            if bad and not failed:
-                failed = _status(bad[0])
+            if not failed and (failed := _failure(processes, fine)):
                 deadline = time.monotonic() + AFTER_A_FAILURE
                 _signal(processes, signal.SIGTERM)
             time.sleep(0.02)
+        failed = failed or _failure(processes, fine)  # of the last to end
     finally:
         _signal([*processes, guard], signal.SIGKILL)  # and what they started
         for process in (*processes, guard):
             process.wait()
         for reader in readers:
             reader.join(timeout=1)
-    ended = next((p.returncode for p in processes if p.returncode), 0)
-    return failed or (stopped if ended else 0) or _status(ended)
+    return failed or (stopped if any(p.returncode for p in processes) else 0)
 
 
 def _guard() -> subprocess.Popen:
@@ -99,9 +97,10 @@ def _guard() -> subprocess.Popen:
     )
 
 
-def _status(code: int) -> int:
-    """As a shell gives it."""
-    return code if code >= 0 else 128 - code
+def _failure(processes: list[subprocess.Popen], fine: set[int]) -> int:
+    """The first status that is not fine of those that have ended, as a shell gives it; or 0."""
+    bad = [p.returncode for p in processes if p.returncode is not None and p.returncode not in fine]
+    return 0 if not bad else bad[0] if bad[0] > 0 else 128 - bad[0]
 
 
 def environment(address: str, count: int, index: int, devices: int) -> dict[str, str]:

@@ -48,20 +48,26 @@ def test_the_first_failure_ends_all_with_its_status():
     assert time.monotonic() - began < 20
 
 
-@pytest.mark.parametrize("ends, status", [("(74, 143)", 74), ("(143, 143)", 143), ("(0, 0)", 0)])
+@pytest.mark.parametrize(
+    "ends, status",
+    [((74, 143), 74), ((143, 143), 143), ((0, 0), 0), ((74,), 74), ((143, 75), 75)],
+)
 def test_a_save_that_fails_after_a_signal_is_the_status_and_nobody_is_waited_for(ends, status):
+    """That of a process which ends last, too; one beside a 74 waits for ever, for that one."""
     text = (
         "import os, signal, sys, time\n"
         f"ends = {ends}\n"
         "code = ends[int(os.environ['JAX_PROCESS_ID'])]\n"
-        "waits = 74 in ends and code != 74  # for the one that has failed, for ever\n"
-        "signal.signal(signal.SIGTERM, lambda *_: waits or sys.exit(code))\n"
+        "waits = 74 in ends and code != 74\n"
+        "late = code == 75\n"
+        "end = lambda *_: waits or (time.sleep(0.5 * late), sys.exit(code))\n"
+        "signal.signal(signal.SIGTERM, end)\n"
         "print('ready')\n"
         "end = time.monotonic() + 300\n"
         "while time.monotonic() < end: time.sleep(0.1)"
     )
-    process = start("launch", *script(text, "-n", 2))
-    for _ in range(2):
+    process = start("launch", *script(text, "-n", len(ends)))
+    for _ in ends:
         process.stdout.readline()
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)
