@@ -21,6 +21,7 @@ from nn_lib.checks import UserError
 from nn_lib.train.interrupt import StopRequest
 
 BETWEEN_QUESTIONS = 0.5  # seconds, about; a notice of preemption comes half a minute ahead
+MOST_BETWEEN = 10  # steps or batches, since the next ones may take much longer than the last
 MESSAGE = 2000  # bytes
 UNTIL_SEEN = 10  # seconds that a file system may take to show a new file to others
 SAVE_FAILED = 1000  # beyond the numbers of signals
@@ -153,8 +154,9 @@ class Stop:
 
     A save that has failed in one of them is such a request too.
 
-    The processes ask each other about every half second, and read the answer when they ask next,
-    so that no step waits for it. How many steps lie between is agreed in the same way.
+    The processes ask each other about every half second, at least after every tenth step, and read
+    the answer when they ask next, so that no step waits for it. How many steps lie between is
+    agreed in the same way.
     """
 
     def __init__(self, request: StopRequest, mesh: Mesh):
@@ -184,7 +186,7 @@ class Stop:
         if self._answer is not None:
             signal, self._gap = map(int, jax.device_get(self._answer))
         request = SAVE_FAILED if save_failed else self._request.number or 0
-        gap = int(min(BETWEEN_QUESTIONS / seconds, 100)) or 1
+        gap = int(min(BETWEEN_QUESTIONS / seconds, MOST_BETWEEN)) or 1
         self._answer = self._combine(self._said(request, gap))
         self._next = self._asked + self._gap
         self._agreed = signal or None

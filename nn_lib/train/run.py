@@ -79,7 +79,7 @@ class Run:
                 f"the data is one long text, and {type(model).__name__} takes separate ones; say "
                 "how the files hold them: --config.data.layout=labelled, folder, columns, pairs"
             )
-        raw = layout.put(batches.at(0))
+        raw = layout.put(processes.on_all(lambda: batches.at(0)))
 
         def make_state(raw) -> TrainState:
             first = prepare(raw)
