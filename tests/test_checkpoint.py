@@ -123,6 +123,16 @@ def test_what_training_continues_from_can_be_read_whichever_file_is_damaged(chec
     assert "_sharding" in harmless and "metadata" not in harmless
 
 
+def test_a_damaged_checkpoint_that_cannot_be_moved_is_left_where_it_is(checkpoints):
+    save(checkpoints, 1, 2)
+    for file in data_files(checkpoints, 2):
+        truncate(file)
+    (checkpoints.folder.parent / "damaged_checkpoints").touch()
+    with pytest.raises(UserError, match=r"cannot move the damaged checkpoint 2 .*File exists"):
+        checkpoints.restore_latest(state())
+    assert checkpoints.steps() == [1, 2]
+
+
 def test_a_changed_note_is_noticed(checkpoints):
     save(checkpoints, 1, extra="abc")
     (file,) = (checkpoints.folder / "1" / "note").glob("metadata")

@@ -127,6 +127,11 @@ def test_a_folder_of_other_things_is_not_taken_over(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_a_work_directory_that_cannot_be_looked_into_is_a_mistake(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read the work directory .*File name too long"):
+        fit(small(), tmp_path / ("x" * 300), quiet=True)
+
+
 def test_a_file_is_no_work_directory(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file; choose another"):

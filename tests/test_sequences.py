@@ -1,6 +1,7 @@
 """Tables of texts: every layout, its mistakes, buckets and batches."""
 
 import dataclasses
+import os
 
 import numpy as np
 import pytest
@@ -308,6 +309,16 @@ def test_tfds_sets_of_texts_are_read_by_their_features(tmp_path, name, sizes):
         assert said.startswith("what a film") and int(said.split()[-1]) % 2 == batch["labels"][0]
     else:
         assert batch["labels"][0].tolist() == [0, 1, int(said.split()[-1]) % 2]
+
+
+def test_a_damaged_tfds_set_of_texts_is_named(tmp_path):
+    TinyTexts(data_dir=tmp_path, config="tags", file_format="array_record").download_and_prepare()
+    for file in tmp_path.rglob("*array_record*"):
+        os.truncate(file, file.stat().st_size // 2)
+    with pytest.raises(
+        UserError, match=r"data set 'tiny_texts/tags/1.0.0': train.* cannot be read"
+    ):
+        load(DataConfig(name="tiny_texts/tags", data_dir=str(tmp_path), unit="words"))
 
 
 def test_splits_that_are_files_are_used_or_left_out_as_asked(tmp_path):

@@ -9,7 +9,7 @@ import filelock
 import numpy as np
 import tensorflow_datasets as tfds
 
-from nn_lib.checks import UserError, nearest
+from nn_lib.checks import UserError, first_line, nearest
 from nn_lib.data import builders
 from nn_lib.data.tables import Table
 
@@ -175,8 +175,7 @@ def split_expressions(builder, train, validation, test) -> dict[str, str]:
 
 def read_text(builder, expression: str, keys) -> str:
     """All texts of a split, one newline between them."""
-    source = builder.as_data_source(split=expression)
-    texts = [example[keys[0]] for example in source.__getitems__(range(len(source)))]
+    texts = [example[keys[0]] for example in _examples(builder, expression)]
     return "\n".join(text.decode("utf-8") if isinstance(text, bytes) else text for text in texts)
 
 
@@ -186,8 +185,7 @@ def read_table(builder, expression: str, kind: str, keys) -> Table:
     named = classes(label)
     names = tuple(named.names) if named is not None else None
     table = Table(kind, class_names=names)
-    source = builder.as_data_source(split=expression)
-    for number, example in enumerate(source.__getitems__(range(len(source)))):
+    for number, example in enumerate(_examples(builder, expression)):
         text, target = (_decoded(example[key]) for key in keys)
         if names and np.min(target, initial=0) < 0:
             raise UserError(
@@ -200,6 +198,17 @@ def read_table(builder, expression: str, kind: str, keys) -> Table:
             target = tuple(names[int(tag)] for tag in target)
         table.add(text, target, f"example {number} of {builder.info.full_name} {expression}")
     return table
+
+
+def _examples(builder, expression: str) -> list[dict]:
+    try:
+        source = builder.as_data_source(split=expression)
+        return source.__getitems__(range(len(source)))
+    except Exception as error:  # a damaged file has many ways to say so
+        raise UserError(
+            f"data set {builder.info.full_name!r}: {expression} cannot be read: "
+            f"{first_line(error)}; check the files in {str(builder.data_dir)!r}"
+        ) from error
 
 
 def _decoded(value):

@@ -279,13 +279,20 @@ class Checkpoints:
         self._check_place()  # Orbax would make it anew
 
     def _set_aside(self, step: int) -> None:
-        if processes.first():
-            aside = self.folder.parent / "damaged_checkpoints"
+        processes.on_first(lambda: self._move_aside(step))  # the others wait for it
+        self._manager.reload()
+
+    def _move_aside(self, step: int) -> None:
+        aside = self.folder.parent / "damaged_checkpoints"
+        try:
             aside.mkdir(exist_ok=True)
             shutil.rmtree(aside / str(step), ignore_errors=True)
             (self.folder / str(step)).rename(aside / str(step))
-        processes.on_every(True)  # the others wait for it
-        self._manager.reload()
+        except OSError as error:
+            raise UserError(
+                f"cannot move the damaged checkpoint {step} to {str(aside)!r}: "
+                f"{error.strerror or error}; move it by hand"
+            ) from error
 
 
 class Damaged(Exception):

@@ -60,13 +60,19 @@ def claim(workdir: str | Path, experiment: Experiment, facts: DataFacts) -> Iter
     Everything is checked before anything is written.
 
     Raises:
-      UserError: it holds another experiment, other data or foreign files, cannot be written, or
-        another process is training in it.
+      UserError: it holds another experiment, other data or foreign files, cannot be read or
+        written, or another process is training in it.
     """
     path = Path(workdir).expanduser()
     encoded = codec.encode(experiment)
-    _check_progress(path, experiment.num_steps)
-    _check_vacant_or_same(path, encoded, facts)
+    try:
+        _check_progress(path, experiment.num_steps)
+        _check_vacant_or_same(path, encoded, facts)
+    except OSError as error:
+        raise UserError(
+            f"cannot read the work directory {str(path)!r}: {error.strerror or error}; choose "
+            "another --workdir"
+        ) from error
     with locked(path, LOCKED, PATIENCE if jax.process_count() > 1 else 0):
         write_atomically(path / DATA, json.dumps(facts.to_json(), ensure_ascii=False))
         write_atomically(path / CONFIG, json.dumps(encoded, indent=2))
