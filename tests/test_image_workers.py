@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nn_lib.checks import UserError
-from nn_lib.data import load, workers
+from nn_lib.data import control_groups, load, workers
 from nn_lib.data.batches import evaluation_batches, prefetch, training_batches
 from tests.image_sets import contents, cropped
 from tests.imagenet_layout import prepare
@@ -36,13 +36,19 @@ def test_batches_are_the_same_for_any_number_of_workers(photographs):
     ("share", "count"),
     [("250000 100000", 3), ("50000 100000", 1), ("max 100000", 16), ("9900000 100000", 16)],
 )
+@pytest.mark.parametrize("group", ["", "job_7", "job_7/step_0/task_1"])
 def test_a_containers_share_of_the_processors_bounds_the_workers(
-    tmp_path, monkeypatch, share, count
+    tmp_path, monkeypatch, share, count, group
 ):
+    """The share of any of the groups that the process is in; here in the innermost of all."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
-    monkeypatch.setattr(workers, "CPU_SHARE", tmp_path / "cpu.max")
+    monkeypatch.setattr(control_groups, "ROOT", tmp_path / "groups")
+    monkeypatch.setattr(control_groups, "OWN", tmp_path / "own")
     assert workers.cores() == 16
-    (tmp_path / "cpu.max").write_text(share + "\n")
+    (tmp_path / "groups" / "job_7" / "step_0" / "task_1").mkdir(parents=True)
+    (tmp_path / "own").write_text("4:cpu:/x\n0::/job_7/step_0/task_1\n")
+    assert workers.cores() == 16
+    (tmp_path / "groups" / group / "cpu.max").write_text(share + "\n")
     assert workers.cores() == count
 
 

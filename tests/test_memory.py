@@ -132,6 +132,11 @@ def test_only_devices_that_are_used_share_the_machine():
     assert memory.available(one) // 4 == memory.available(four)
 
 
+def test_a_container_or_a_job_bounds_the_machine(monkeypatch):
+    monkeypatch.setattr(memory, "limits", {"memory.max": ["max\n", "7000000\n", "9000000\n"]}.get)
+    assert memory.available({jax.devices()[0]}) == 7_000_000
+
+
 def test_an_evaluation_holds_the_metrics_of_few_batches_at_a_time(tmp_path):
     """Of a thousand classes the confusion matrix of a batch has 4 MB."""
     run = Run.prepare(small(eval_batch_size=2))

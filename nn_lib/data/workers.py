@@ -15,17 +15,16 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from multiprocessing import parent_process, resource_tracker
 from multiprocessing.shared_memory import SharedMemory
-from pathlib import Path
 from typing import TypeVar
 
 import grain
 from absl import flags
 
 from nn_lib.checks import UserError, first_line
+from nn_lib.data.control_groups import limits
 
 Item = TypeVar("Item")
 
-CPU_SHARE = Path("/sys/fs/cgroup/cpu.max")  # microseconds of processors' time, in so many
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 PATIENCE = 30  # seconds for a worker to end; Grain kills one after 25
@@ -159,9 +158,10 @@ def cores() -> int:
         count = len(os.sched_getaffinity(0))
     else:
         count = os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):  # no control groups, or no limit: "max 100000"
-        quota, period = map(int, CPU_SHARE.read_text().split())
-        count = min(count, max(1, math.ceil(quota / period)))
+    for limit in limits("cpu.max"):  # microseconds of processors' time, in so many
+        quota, period = limit.split()
+        if quota != "max":
+            count = min(count, max(1, math.ceil(int(quota) / int(period))))
     return count
 
 

@@ -5,12 +5,12 @@ import dataclasses
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from nn_lib.checks import UserError, first_line
+from nn_lib.data.control_groups import limits
 from nn_lib.train import processes
 
 NEARLY_FULL = 0.9
@@ -122,11 +122,8 @@ def available(devices: Iterable[jax.Device]) -> int | None:
     if here[0].platform != "cpu":
         return (here[0].memory_stats() or {}).get("bytes_limit")
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        container = int(Path("/sys/fs/cgroup/memory.max").read_text())
-    except (OSError, ValueError):  # no such file, or "max"
-        container = machine
-    return min(machine, container) // (len(here) * processes.on_this_machine())
+    granted = [int(limit) for limit in limits("memory.max") if limit.strip() != "max"]
+    return min([machine, *granted]) // (len(here) * processes.on_this_machine())
 
 
 @contextlib.contextmanager
