@@ -10,7 +10,7 @@ import random
 import resource
 import signal
 import time
-from collections.abc import Container
+from collections.abc import Collection
 from pathlib import Path
 
 from experiments.forks import PATIENCE, Forked
@@ -21,7 +21,7 @@ ANY = range(-64, 256)
 STEPS = 120  # of a run
 
 
-def kill(run: Forked, workdir: Path, duration: float, rng: random.Random) -> Container[int] | None:
+def kill(run: Forked, workdir: Path, duration: float, rng: random.Random) -> Collection[int] | None:
     """SIGKILL to one of the processes at any moment."""
     there = _sleep_or_end(run, rng.uniform(0.1, 1) * duration) and run.signal(signal.SIGKILL, rng)
     return ANY if there else None
@@ -29,7 +29,7 @@ def kill(run: Forked, workdir: Path, duration: float, rng: random.Random) -> Con
 
 def kill_in_a_save(
     run: Forked, workdir: Path, duration: float, rng: random.Random
-) -> Container[int] | None:
+) -> Collection[int] | None:
     """SIGKILL while a checkpoint is written, or a moment later."""
     saves = rng.randint(1, 12)
     seen: set[str] = set()
@@ -45,7 +45,7 @@ def kill_in_a_save(
 
 def terminate(
     run: Forked, workdir: Path, duration: float, rng: random.Random
-) -> Container[int] | None:
+) -> Collection[int] | None:
     """SIGTERM to one of the processes at any moment.
 
     It may just end where there is nothing to save: before its first steps and after its last.
@@ -60,7 +60,7 @@ def terminate(
 
 def no_space(
     run: Forked, workdir: Path, duration: float, rng: random.Random
-) -> Container[int] | None:
+) -> Collection[int] | None:
     """From some moment on no file of one process, or of all, may grow beyond some size.
 
     In which its last words find room.
@@ -70,10 +70,10 @@ def no_space(
     limit = int(10 ** rng.uniform(3.5, 4.7))
     for pid in rng.choice([run.pids, [rng.choice(run.pids)]]):
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-    return (0, *DOCUMENTED)
+    return (0, 74)
 
 
-def flip(run: Forked, workdir: Path, duration: float, rng: random.Random) -> Container[int] | None:
+def flip(run: Forked, workdir: Path, duration: float, rng: random.Random) -> Collection[int] | None:
     """A killed run, and then a flipped bit in one file of its checkpoints."""
     file = _some_file(run, workdir, duration, rng)
     if file is None:
@@ -86,7 +86,7 @@ def flip(run: Forked, workdir: Path, duration: float, rng: random.Random) -> Con
 
 def truncate(
     run: Forked, workdir: Path, duration: float, rng: random.Random
-) -> Container[int] | None:
+) -> Collection[int] | None:
     """A killed run, and then one file of its checkpoints cut short."""
     file = _some_file(run, workdir, duration, rng)
     if file is None:

@@ -4,11 +4,12 @@ python -m experiments.faults [--count=200] [--seed=0] [--kinds='kill,bit flip'] 
 python -m experiments.faults --again='bit flip,1,3735928559'
 
 Every fault has a run of its own, of some seconds on one CPU core: it is started, disturbed at a
-random moment, and started again with the same command. That must end with the bits of a run that
-was never disturbed (final checkpoint with its note, metrics.jsonl, summary.json), or stop with a
-documented error: one line and its exit status. Processes are forks of this one, which has done the
-imports, so that a fault costs seconds. With `--page` the table there is replaced. `--again` repeats
-one fault by what its line said: the moments drawn are the same, the run's speed is not.
+random moment, and started again with the same command; one in four is then killed at another such
+moment, and started once more. That must end with the bits of a run that was never disturbed (final
+checkpoint with its note, metrics.jsonl, summary.json), or stop with a documented error: one line
+and its exit status. Processes are forks of this one, which has done the imports, so that a fault
+costs seconds. With `--page` the table there is replaced. `--again` repeats one fault by what its
+line said: the moments drawn are the same, the run's speed is not.
 """
 
 import argparse
@@ -29,7 +30,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from experiments.fault_kinds import ANY, DOCUMENTED, KINDS, STEPS
+from experiments.fault_kinds import ANY, DOCUMENTED, KINDS, STEPS, kill
 from experiments.forks import Forked, digest, start
 from nn_lib.checks import UserError, check_choice
 
@@ -48,6 +49,7 @@ STOPPED, LOST, WRONG, SAME = (
 )
 OUTCOMES = (SAME, STOPPED, LOST, WRONG)
 TWO = 0.2  # share of the faults with two processes
+KILLED_TOO = 0.25  # share of the restarts
 BEGIN, END = "<!-- campaign -->", "<!-- /campaign -->"
 
 
@@ -96,9 +98,17 @@ def inject(campaign: Campaign, kind: str, processes: int, seed: int) -> dict | N
     if first is None or allowed is None or first not in allowed:
         disturbed = "disturbed" if allowed else "by itself"
         return {**found, "outcome": LOST, "why": f"{disturbed}: status {first}: {said[-2000:]}"}
-    if allowed is not ANY and "Traceback" in said:
-        return {**found, "outcome": LOST, "why": f"a traceback: {said[-2000:]}"}
+    if allowed is not ANY:
+        wrong = sorted(set(run.statuses.values()).difference(allowed))  # -9: it had to be killed
+        unsaid = first in DOCUMENTED and not re.search(DOCUMENTED[first], said)
+        if wrong or unsaid or "Traceback" in said:
+            ended = f"statuses {list(run.statuses.values())}"
+            return {**found, "outcome": LOST, "why": f"disturbed: {ended}: {said[-2000:]}"}
     run = campaign.start(workdir, processes)
+    if rng.random() < KILLED_TOO and kill(run, workdir, duration, rng):
+        run.wait()
+        found["restart_killed"] = True
+        run = campaign.start(workdir, processes)
     status, said = run.wait(), run.said()
     why = said.strip().splitlines()[-1][:300] if said.strip() else ""
     if status == 0 and digest(workdir) == expected:
@@ -236,6 +246,10 @@ def main() -> int:
     try:
         for kind in kinds:
             check_choice("--kinds", kind, KINDS)
+        if min(options.count, options.jobs) < 1:
+            raise UserError("--count and --jobs must be at least 1")
+        if options.page and not Path(options.page).is_file():
+            raise UserError(f"--page {options.page!r} is no file; name docs/reliability.md")
         began = time.monotonic()
         if options.again:
             results = again(options.again)

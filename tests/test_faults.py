@@ -48,6 +48,8 @@ def test_nothing_is_lost_nor_silently_wrong_in_two_processes():
         ("--kinds=kil", "--kinds 'kil' is unknown; did you mean kill"),
         ("--again=kill 7", "--again expects KIND,PROCESSES,SEED, got 'kill 7'"),
         ("--again=kil,1,7", "--again 'kil' is unknown; did you mean kill"),
+        ("--jobs=0", "--jobs must be at least 1"),
+        ("--page=missing.md", "--page 'missing.md' is no file"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(monkeypatch, capsys, option, message):
@@ -75,6 +77,8 @@ NONE_INTACT = "experiments.train: none of the checkpoints in 'w' is intact (step
     [
         ("any", [KILLED, ENDED], True, "identical"),
         ("any", [KILLED, ENDED], False, "silently wrong"),
+        ("any", [KILLED, KILLED, ENDED], True, "identical"),  # the restart is killed too
+        ("any", [KILLED, KILLED, ENDED], False, "silently wrong"),
         ("any", [KILLED, (1, "Traceback")], True, "lost"),
         ("any", [KILLED, (2, NONE_INTACT)], False, "stopped with a documented error"),
         ("any", [KILLED, (2, NONE_INTACT + "\nTraceback")], False, "lost"),
@@ -84,6 +88,10 @@ NONE_INTACT = "experiments.train: none of the checkpoints in 'w' is intact (step
         ((0, 143), [(143, ""), ENDED], True, "identical"),
         ((0, 143), [(-15, ""), ENDED], True, "lost"),  # SIGTERM was not handled
         ((0, 143), [(143, "Traceback"), ENDED], True, "lost"),
+        ((0, 143), [(143, "", -9), ENDED], True, "lost"),  # the other process did not end
+        ((0, 74), [(74, "cannot save the checkpoint of step 8", 0), ENDED], True, "identical"),
+        ((0, 74), [(74, "something else"), ENDED], True, "lost"),
+        ((0, 74), [(2, NONE_INTACT), ENDED], True, "lost"),
         (None, [ENDED], True, None),  # over before its fault: another is tried
         (None, [(1, "")], True, "lost"),  # it failed by itself
         (None, [ENDED], False, "lost"),
@@ -97,13 +105,16 @@ def test_what_became_of_a_run_is_judged_by_how_it_ended(
     ends = iter(runs)
 
     def start(campaign, workdir, processes):
-        status, said = next(ends)
-        return types.SimpleNamespace(wait=lambda: status, said=lambda: said)
+        status, said, *others = next(ends)
+        statuses = dict(enumerate([status, *others]))
+        return types.SimpleNamespace(wait=lambda: status, said=lambda: said, statuses=statuses)
 
     allowed = fault_kinds.ANY if allowed == "any" else allowed
     monkeypatch.setattr(faults.Campaign, "start", start)
     monkeypatch.setattr(faults, "digest", lambda workdir: {"leaf a": "1" if same else "2"})
     monkeypatch.setitem(faults.KINDS, "kill", lambda *_: allowed)
+    monkeypatch.setattr(faults, "KILLED_TOO", float(len(runs) == 3))
+    monkeypatch.setattr(faults, "kill", lambda *_: fault_kinds.ANY)
     campaign = faults.Campaign(tmp_path, {1: ({"leaf a": "1"}, 1.0)})
     found = faults.inject(campaign, "kill", 1, 7)
     assert (found and found["outcome"]) == outcome
