@@ -201,9 +201,9 @@ def test_mixup_learns_the_number_of_classes_from_the_data(photographs):
     assert resolved.model.num_classes == 1000
 
 
-def small_run(folder, photographs, steps, workers, **fields):
+def small_run(folder, photographs, steps, workers, experiment=None, **fields):
     """A few steps of a small network by the recipe of Imagenette, broken pictures among its own."""
-    experiment = imagenette.get_config()
+    experiment = experiment or imagenette.get_config()
     data = dataclasses.replace(
         experiment.data,
         name="imagenet2012",
@@ -249,9 +249,13 @@ def test_a_run_remembers_what_it_could_not_decode(tmp_path, photographs, undrawn
 
 
 @pytest.mark.slow
-def test_imagenette_is_trained_and_continued_with_other_workers(tmp_path, photographs, undrawn):
-    whole = small_run(tmp_path / "whole", photographs, 6, 0)
-    small_run(tmp_path / "parts", photographs, 3, 2)
-    assert small_run(tmp_path / "parts", photographs, 6, 1) == whole
+def test_imagenets_recipe_is_trained_and_continued_with_other_workers(
+    tmp_path, photographs, undrawn
+):
+    recipe = imagenet.get_config()
+    whole = small_run(tmp_path / "whole", photographs, 6, 0, recipe)
+    small_run(tmp_path / "parts", photographs, 3, 2, recipe)
+    assert small_run(tmp_path / "parts", photographs, 6, 1, recipe) == whole
+    assert set(whole["validation"]) >= {"accuracy", "top_5_accuracy"}
     lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "parts")]
     assert lines[0] == lines[1]

@@ -233,19 +233,24 @@ def test_processes_on_one_machine_share_its_memory():
     assert re.findall(r"\[\d\] has (\d+)", done.stdout) == [str(own // 4)] * 2
 
 
-def test_each_process_names_the_bad_examples_it_reads_and_all_return_how_many_there_are(tmp_path):
+def test_two_processes_with_workers_read_the_photographs_of_one_and_each_names_its_bad_ones(
+    tmp_path,
+):
     broken = [("train", 3), ("train", 8), ("train", 20), ("validation", 2)]
     prepare("imagenette", tmp_path / "photographs", broken=broken)
-    done = together(2, 1, "tests.images_run", str(tmp_path))
-    assert done.returncode == 0, done.stdout
-    files = [tmp_path / "run" / f"bad_examples{end}.jsonl" for end in ("", "_1")]
+    one, two = tmp_path / "run_0", tmp_path / "run_1"
+    for workers in (0, 1):
+        done = together(1 + workers, 1, "tests.images_run", tmp_path, workers)
+        assert done.returncode == 0, done.stdout
+    assert losses(two) == pytest.approx(losses(one), rel=1e-4)
+    files = [two / f"bad_examples{end}.jsonl" for end in ("", "_1")]
     for number, file in enumerate(files):
         found = map(json.loads, file.read_text().splitlines())
         written = {(bad["index"], bad["split"]) for bad in found}
         pattern = rf"\[{number}\] .*: example (\d+) of (\w+) cannot be decoded"
         named = {(int(index), split) for index, split in re.findall(pattern, done.stdout)}
         assert written and named == written, done.stdout
-    summaries = [json.loads((tmp_path / f"summary_{n}.json").read_text()) for n in (0, 1)]
+    summaries = [json.loads((two / f"returned_{n}.json").read_text()) for n in (0, 1)]
     assert summaries[0]["bad_examples"] == len(broken) and summaries[0] == summaries[1]
 
 
