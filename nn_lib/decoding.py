@@ -1,6 +1,7 @@
 """Decoding: choose tokens one after the other from a model with a carry.
 
-Everything here works on `step(carry, token int[N]) -> (carry, logits [N, V])`, one jitted loop.
+`greedy` and `beam_search` work on `step(carry, token int[N]) -> (carry, logits [N, V])`, one jitted
+loop; `stream` samples from a language model, one jitted loop for every chunk of tokens.
 """
 
 import functools

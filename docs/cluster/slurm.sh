@@ -1,6 +1,6 @@
 #!/bin/bash
 # A SLURM job of several nodes: `sbatch docs/cluster/slurm.sh` in the folder of the repository.
-# Change every value that has a comment.
+# Change every value whose comment says CHANGE.
 #SBATCH --job-name=nn_lib
 #SBATCH --partition=gpu              # CHANGE: a partition of your cluster (`sinfo`)
 #SBATCH --account=my_project         # CHANGE: what your time is charged to, or remove the line

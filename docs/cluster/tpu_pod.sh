@@ -1,6 +1,6 @@
 #!/bin/bash
 # A TPU pod slice of Google Cloud: the same command on all its hosts. Run it on your own machine,
-# where gcloud is installed and logged in. Change every value that has a comment.
+# where gcloud is installed and logged in. Change every value whose comment says CHANGE.
 set -euo pipefail
 
 NAME=nn-lib                          # CHANGE: what the slice is called
