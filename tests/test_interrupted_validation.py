@@ -10,6 +10,8 @@ from nn_lib.train import fit
 from nn_lib.train.checkpoint import Checkpoints
 from nn_lib.train.interrupt import Interrupted
 from tests.small_runs import FILES, kept, lines, small, watched
+from tests.test_processes import Pair, arguments, together
+from tests.test_resume import latest, wait_for
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -112,3 +114,23 @@ def test_a_signal_in_a_validation_of_the_plateau_schedule_is_answered_after_it(
     assert lines(tmp_path / "stopped")[-1]["split"] == "validation"
     fit(experiment, tmp_path / "stopped", quiet=True)
     assert_same_files(tmp_path / "alone", tmp_path / "stopped")
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_of_two_processes_stops_the_validation_of_both_and_loses_nothing(tmp_path):
+    """One that has more batches than there are steps until the next."""
+    own = ("--config.eval_every=5", "--config.eval_batch_size=6")
+    whole = together(2, 1, *arguments("convnet", tmp_path / "whole", 40), *own)
+    assert whole.returncode == 0, whole.stdout
+    cut = (*arguments("convnet", tmp_path / "cut", 40), *own)
+    pair = Pair(*cut, devices=1)
+    wait_for(lambda: latest(tmp_path / "cut") >= 20, pair.processes[0])
+    pair.processes[1].send_signal(signal.SIGTERM)
+    outputs = pair.end(60)
+    assert {process.returncode for process in pair.processes} == {128 + signal.SIGTERM}, outputs
+    saved = latest(tmp_path / "cut")
+    checkpoints = Checkpoints(tmp_path / "cut" / "checkpoints", read_only=True)
+    assert not checkpoints.note(saved)["validated"]
+    rest = together(2, 1, *cut)
+    assert rest.returncode == 0, rest.stdout
+    assert_same_files(tmp_path / "whole", tmp_path / "cut")
