@@ -394,16 +394,16 @@ def test_a_sweep_that_is_killed_five_times_ends_with_the_table_of_one_that_is_no
 def test_halving_over_random_points_of_tuples_and_numbers_from_the_command_line(tmp_path):
     command = [
         *(sys.executable, "-m", "experiments.sweep", "--config=configs/digits.py:mlp", "-j", "2"),
-        *("--config.num_steps=90", "--halving=3", "--min_steps=10", "--mode=random", "--trials=9"),
+        *("--config.num_steps=40", "--halving=2", "--min_steps=10", "--mode=random", "--trials=4"),
         *("--search=model.hidden=[(8,), (16, 16)]", "--search=model.dropout=uniform(0, 0.5)"),
         f"--workdir={tmp_path}",
     ]
     how = {"cwd": ROOT, "env": environment(), "capture_output": True, "text": True}
     found = subprocess.run(command, check=True, **how)
     rows = [line.split(",") for line in (tmp_path / "results.csv").read_text().splitlines()[1:]]
-    assert [row[0] for row in rows] == [f"{n:03}" for n in range(9)]
-    steps = sorted(int(word) for row in rows for word in row if word in ("10", "30", "90"))
-    assert steps == [10] * 6 + [30] * 2 + [90]
+    assert [row[0] for row in rows] == [f"{n:03}" for n in range(4)]
+    steps = sorted(int(word) for row in rows for word in row if word in ("10", "20", "40"))
+    assert steps == [10, 10, 20, 40]
     hidden = json.loads(next(tmp_path.glob("trials/000/config.json")).read_text())
     assert hidden["fields"]["model"]["fields"]["hidden"] in ([8], [16, 16])
     assert "--config.model.hidden=" in found.stdout
