@@ -133,8 +133,20 @@ def test_only_devices_that_are_used_share_the_machine():
 
 
 def test_a_container_or_a_job_bounds_the_machine(monkeypatch):
-    monkeypatch.setattr(memory, "limits", {"memory.max": ["max\n", "7000000\n", "9000000\n"]}.get)
+    found = [("job/task", "max\n"), ("job", "7000000\n"), (".", "9000000\n")]
+    monkeypatch.setattr(memory, "limits", {"memory.max": found}.get)
+    monkeypatch.setattr(memory, "own_group", lambda: "job/task")
     assert memory.available({jax.devices()[0]}) == 7_000_000
+
+
+def test_what_a_group_has_is_divided_among_its_own_processes(monkeypatch):
+    """Two of four processes on this machine are in this one's group."""
+    monkeypatch.setattr(memory.processes, "on_this_machine", lambda group="": 2 if group else 4)
+    monkeypatch.setattr(memory, "own_group", lambda: "task")
+    for own, around, least in ((6, 20, 3), (12, 20, 5)):
+        found = [("task", f"{own * 10**6}"), (".", f"{around * 10**6}")]
+        monkeypatch.setattr(memory, "limits", {"memory.max": found}.get)
+        assert memory.available({jax.devices()[0]}) == least * 10**6
 
 
 def test_an_evaluation_holds_the_metrics_of_few_batches_at_a_time(tmp_path):

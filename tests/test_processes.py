@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 
 from experiments import launch, peers
+from nn_lib.data import DataConfig, load
+from nn_lib.data.batches import epoch_order
 from nn_lib.train import memory
-from tests.imagenet_layout import prepare
+from tests.imagenet_layout import jpeg, prepare
 from tests.mesh_run import experiment, train
 from tests.processes import QUICK_COMPILATION, ROOT, environment, run, start
 from tests.small_runs import final_leaves
@@ -261,6 +263,21 @@ def assert_one_mistake(pair, *messages):
         mistakes = [line for line in output.splitlines() if "Gloo" not in line]
         assert len(mistakes) == 1, output
         assert all(message in mistakes[0] for message in messages), output
+
+
+def test_a_picture_of_the_first_batch_that_only_the_second_process_reads_ends_both(tmp_path):
+    fields = {"name": "imagenette", "in_memory_limit": 0, "workers": 0, "max_bad_examples": 0}
+    whole = prepare("imagenette", tmp_path / "whole")
+    data = load(DataConfig(data_dir=whole, image_size=8, **fields))
+    last = int(epoch_order(24, 0, 0)[7])  # of the eight, in TFDS's order
+    (record,) = data.split("train").source.__getitems__([last])
+    number = next(n for n in range(24) if jpeg(n) == record["image"])
+    folder = prepare("imagenette", tmp_path / "broken", broken=[("train", number)])
+    command = ("experiments.train", "--config=configs/imagenette.py", f"--workdir={tmp_path / 'w'}")
+    fields |= {"data_dir": folder}
+    data = (f"--config.data.{name}={value}" for name, value in fields.items())
+    pair = Pair(*command, *data, "--config.batch_size=8", devices=1)
+    assert_one_mistake(pair, "process 1: too many examples of", f"example {last} of train")
 
 
 def test_a_mistake_of_the_first_process_ends_both_in_one_line(tmp_path):

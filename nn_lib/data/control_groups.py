@@ -6,17 +6,22 @@ ROOT = Path("/sys/fs/cgroup")
 OWN = Path("/proc/self/cgroup")
 
 
-def limits(name: str) -> list[str]:
-    """What a file such as `memory.max` says in the process's group and in those that it is in."""
+def own_group() -> str:
+    """The path of the group that this process is in; '' is the outermost, or none."""
     try:
-        groups = [line[3:] for line in OWN.read_text().splitlines() if line.startswith("0::")]
+        lines = OWN.read_text().splitlines()
     except OSError:
-        groups = []
-    own = Path((groups or ["/"])[0].lstrip("/"))
+        lines = []
+    return next((line[3:].strip("/") for line in lines if line.startswith("0::")), "")
+
+
+def limits(name: str) -> list[tuple[str, str]]:
+    """What a file such as `memory.max` says, by group: the own one, and those around it."""
+    own = Path(own_group())
     found = []
     for group in (own, *own.parents):
         try:
-            found.append((ROOT / group / name).read_text())
+            found.append((str(group), (ROOT / group / name).read_text()))
         except OSError:  # the outermost has none, nor has a machine without control groups
             continue
     return found

@@ -153,12 +153,12 @@ def _told_as_mistake() -> Iterator[None]:
 
 
 def cores() -> int:
-    """How many this process may use, also where a container has a share of their time only."""
+    """How many this process may use, also where a container or job has a share of their time."""
     if hasattr(os, "sched_getaffinity"):
         count = len(os.sched_getaffinity(0))
     else:
         count = os.cpu_count() or 1
-    for limit in limits("cpu.max"):  # microseconds of processors' time, in so many
+    for _, limit in limits("cpu.max"):  # microseconds of processors' time, in so many
         quota, period = limit.split()
         if quota != "max":
             count = min(count, max(1, math.ceil(int(quota) / int(period))))

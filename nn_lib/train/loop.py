@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 from pathlib import Path
@@ -138,7 +139,9 @@ def _train(
                 return state, best
         for step, batch in tracer.traced(lines.batches(batches)):
             if step == start + 1:
-                copy_fits = memory.check(run.train_step, state, batch, progress.say)
+                copy_fits = processes.on_all(
+                    functools.partial(memory.check, run.train_step, state, batch, progress.say)
+                )
                 overlap = overlap and processes.on_every(copy_fits)
             state, report = run.train_step(state, batch)
             lines.dispatched(report)

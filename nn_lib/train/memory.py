@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from nn_lib.checks import UserError, first_line
-from nn_lib.data.control_groups import limits
+from nn_lib.data.control_groups import limits, own_group
 from nn_lib.train import processes
 
 NEARLY_FULL = 0.9
@@ -114,7 +114,8 @@ def check(train_step: Any, state: Any, batch: Any, say: Callable[[str], None]) -
 
 
 def available(devices: Iterable[jax.Device]) -> int | None:
-    """Bytes that each of these devices has: its own, or on a CPU its share of the machine's.
+    """Bytes that each of these devices has: its own, or on a CPU its share of the machine's, and
+    of what control groups grant.
 
     Every process must call it.
     """
@@ -122,8 +123,13 @@ def available(devices: Iterable[jax.Device]) -> int | None:
     if here[0].platform != "cpu":
         return (here[0].memory_stats() or {}).get("bytes_limit")
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    granted = [int(limit) for limit in limits("memory.max") if limit.strip() != "max"]
-    return min([machine, *granted]) // (len(here) * processes.on_this_machine())
+    share, share_of_own = processes.on_this_machine(), processes.on_this_machine(own_group())
+    granted = [
+        int(limit) // (share_of_own if group == own_group() else share)
+        for group, limit in limits("memory.max")
+        if limit.strip() != "max"
+    ]
+    return min([machine // share, *granted]) // len(here)
 
 
 @contextlib.contextmanager

@@ -140,11 +140,12 @@ def on_every(fine: bool) -> bool:
     return bool(np.all(multihost_utils.process_allgather(np.array(fine))))
 
 
-def on_this_machine() -> int:
-    """How many of the processes share this one's machine, itself included."""
+def on_this_machine(group: str = "") -> int:
+    """How many of the processes share this one's machine (and have said the same group), itself
+    included."""
     if jax.process_count() == 1:
         return 1
-    name = np.array(zlib.crc32(socket.gethostname().encode()), np.uint32)
+    name = np.array(zlib.crc32(f"{socket.gethostname()} {group}".encode()), np.uint32)
     return int(np.sum(multihost_utils.process_allgather(name) == name))
 
 
@@ -154,9 +155,9 @@ class Stop:
 
     A save that has failed in one of them is such a request too.
 
-    The processes ask each other about every half second, at least after every tenth step, and read
-    the answer when they ask next, so that no step waits for it. How many steps lie between is
-    agreed in the same way.
+    The processes ask each other every half second or ten steps, whichever comes first, and read the
+    answer when they ask next, so that no step waits for it. How many steps lie between is agreed in
+    the same way.
     """
 
     def __init__(self, request: StopRequest, mesh: Mesh):

@@ -99,7 +99,7 @@ class Run:
         with _model_errors(model, first):
             abstract = jax.eval_shape(make_state, raw)
             shardings = layout.state(abstract)
-            memory.check_state(abstract, shardings)
+            processes.on_all(lambda: memory.check_state(abstract, shardings))
             with memory.told_as_mistake(memory.STATE_REMEDIES):
                 state = layout.make_state(make_state, raw, shardings)
             eval_step = make_eval_step(model, objective, prepare=prepare)
