@@ -18,6 +18,8 @@ from experiments.forks import PATIENCE, Forked
 # How a run may end that cannot go on, by its status: what docs/reliability.md says.
 DOCUMENTED = {2: "none of the checkpoints in .* is intact", 74: "cannot (save|write) "}
 ANY = range(-64, 256)
+# How a process ends whose peer has ended: with a line of its own, by JAX, or killed with the job.
+LEFT_ALONE = (75, -signal.SIGABRT, -signal.SIGKILL)
 STEPS = 120  # of a run
 
 

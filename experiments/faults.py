@@ -5,11 +5,11 @@ python -m experiments.faults --again='bit flip,1,3735928559'
 
 Every fault has a run of its own, of some seconds on one CPU core: it is started, disturbed at a
 random moment, and started again with the same command; one in four is then killed at another such
-moment, and started once more. That must end with the bits of a run that was never disturbed (final
-checkpoint with its note, metrics.jsonl, summary.json), or stop with a documented error: one line
-and its exit status. Processes are forks of this one, which has done the imports, so that a fault
-costs seconds. With `--page` the table there is replaced. `--again` repeats one fault by what its
-line said: the moments drawn are the same, the run's speed is not.
+moment, if it is not over before, and started once more. That must end with the bits of a run that
+was never disturbed (final checkpoint with its note, metrics.jsonl, summary.json), or stop with a
+documented error: one line and its exit status. Processes are forks of this one, which has done the
+imports, so that a fault costs seconds. With `--page` the table there is replaced. `--again` repeats
+one fault by what its line said: the moments drawn are the same, the run's speed is not.
 """
 
 import argparse
@@ -23,6 +23,7 @@ import platform
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -30,7 +31,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from experiments.fault_kinds import ANY, DOCUMENTED, KINDS, STEPS, kill
+from experiments.fault_kinds import ANY, DOCUMENTED, KINDS, LEFT_ALONE, STEPS, kill
 from experiments.forks import Forked, digest, start
 from nn_lib.checks import UserError, check_choice
 
@@ -99,7 +100,9 @@ def inject(campaign: Campaign, kind: str, processes: int, seed: int) -> dict | N
         disturbed = "disturbed" if allowed else "by itself"
         return {**found, "outcome": LOST, "why": f"{disturbed}: status {first}: {said[-2000:]}"}
     if allowed is not ANY:
-        wrong = sorted(set(run.statuses.values()).difference(allowed))  # -9: it had to be killed
+        alone = first in (74, -signal.SIGTERM)  # it did not save with the others
+        fine = (*allowed, *(LEFT_ALONE if alone else ()))
+        wrong = set(run.statuses.values()).difference(fine)
         unsaid = first in DOCUMENTED and not re.search(DOCUMENTED[first], said)
         if wrong or unsaid or "Traceback" in said:
             ended = f"statuses {list(run.statuses.values())}"
@@ -273,8 +276,9 @@ def _write(options: argparse.Namespace, began: float, results: list[dict]) -> No
     command = f"python -m experiments.faults --count={options.count} --seed={options.seed}"
     command += f" --two={options.two}" if options.two != TWO else ""
     cut = "" if len(results) == options.count else f", ended after {len(results)} of them"
-    text = f"{BEGIN}\n`{command}`, commit {commit}, {versions}, {minutes:.0f} minutes{cut}:\n\n"
-    text += f"{table(results)}\n{END}"
+    killed = sum(result.get("restart_killed", False) for result in results)
+    text = f"{BEGIN}\n`{command}`, commit {commit}, {versions}, {minutes:.0f} minutes{cut}; "
+    text += f"{killed} of the restarts were killed too:\n\n{table(results)}\n{END}"
     page.write_text(re.sub(f"{BEGIN}.*{END}", lambda _: text, page.read_text(), flags=re.DOTALL))
     page.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
 

@@ -89,6 +89,9 @@ NONE_INTACT = "experiments.train: none of the checkpoints in 'w' is intact (step
         ((0, 143), [(-15, ""), ENDED], True, "lost"),  # SIGTERM was not handled
         ((0, 143), [(143, "Traceback"), ENDED], True, "lost"),
         ((0, 143), [(143, "", -9), ENDED], True, "lost"),  # the other process did not end
+        ((0, -15), [(-15, "", 75), ENDED], True, "identical"),  # it had lost its peer
+        ((0, 74), [(74, "cannot write 'metrics.jsonl'", -9), ENDED], True, "identical"),
+        ((0, 74), [(74, "cannot write 'metrics.jsonl'", 1), ENDED], True, "lost"),
         ((0, 74), [(74, "cannot save the checkpoint of step 8", 0), ENDED], True, "identical"),
         ((0, 74), [(74, "something else"), ENDED], True, "lost"),
         ((0, 74), [(2, NONE_INTACT), ENDED], True, "lost"),
