@@ -100,7 +100,8 @@ def _guard() -> subprocess.Popen:
 def _failure(processes: list[subprocess.Popen], fine: set[int]) -> int:
     """The first status that is not fine of those that have ended, as a shell gives it; or 0."""
     bad = [p.returncode for p in processes if p.returncode is not None and p.returncode not in fine]
-    return 0 if not bad else bad[0] if bad[0] > 0 else 128 - bad[0]
+    first = bad[0] if bad else 0
+    return first if first >= 0 else 128 - first
 
 
 def environment(address: str, count: int, index: int, devices: int) -> dict[str, str]:

@@ -130,7 +130,7 @@ def test_a_damaged_checkpoint_that_cannot_be_moved_is_left_where_it_is(checkpoin
     (checkpoints.folder.parent / "damaged_checkpoints").touch()
     with pytest.raises(UserError, match=r"cannot move the damaged checkpoint 2 .*File exists"):
         checkpoints.restore_latest(state())
-    assert checkpoints.steps() == [1, 2]
+    assert (checkpoints.folder / "2").is_dir()
 
 
 def test_a_changed_note_is_noticed(checkpoints):

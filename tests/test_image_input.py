@@ -202,7 +202,7 @@ def test_mixup_learns_the_number_of_classes_from_the_data(photographs):
 
 
 def small_run(folder, photographs, steps, workers, experiment=None, **fields):
-    """A few steps of a small network by the recipe of Imagenette, broken pictures among its own."""
+    """A few steps of a small network by a recipe, that of Imagenette; some pictures are broken."""
     experiment = experiment or imagenette.get_config()
     data = dataclasses.replace(
         experiment.data,

@@ -91,6 +91,8 @@ def test_a_kill_after_the_line_of_one_that_was_made_up_for_does_not_write_it_twi
             with pytest.raises(end):
                 fit(experiment, tmp_path / "stopped", quiet=True)
         assert kept(tmp_path / "stopped")[-1] == 10
+        checkpoints = Checkpoints(tmp_path / "stopped" / "checkpoints", read_only=True)
+        assert not checkpoints.note(10)["validated"]
     fit(experiment, tmp_path / "stopped", quiet=True)
     assert_same_files(tmp_path / "alone", tmp_path / "stopped")
 
@@ -124,7 +126,7 @@ def test_a_signal_to_one_of_two_processes_stops_the_validation_of_both_and_loses
     assert whole.returncode == 0, whole.stdout
     cut = (*arguments("convnet", tmp_path / "cut", 40), *own)
     pair = Pair(*cut, devices=1)
-    wait_for(lambda: latest(tmp_path / "cut") >= 20, pair.processes[0])
+    wait_for(lambda: latest(tmp_path / "cut") >= 5, pair.processes[0])  # the first is the best
     pair.processes[1].send_signal(signal.SIGTERM)
     outputs = pair.end(60)
     assert {process.returncode for process in pair.processes} == {128 + signal.SIGTERM}, outputs

@@ -121,7 +121,7 @@ def resident_mebibytes() -> float:
 
 
 def soak(workdir: Path, minutes: float) -> tuple[Curve, Curve, Curve, Curve]:
-    """Trains for that long: resident memory in MiB, a step of the run over a bare one, and both."""
+    """Trains for that long: resident MiB, a step over a bare one, and the seconds of each."""
     memory: list[tuple[float, float]] = []
     ended = threading.Event()
 

@@ -152,8 +152,8 @@ class Checkpoints:
         damaged ones are moved to `damaged_checkpoints`, since their steps will be saved again.
 
         Raises:
-          UserError: there are checkpoints, but none is intact, or they hold another kind of state.
-            Nothing was moved.
+          UserError: there are checkpoints, but none is intact, or they hold another kind of state;
+            nothing was moved. Or a damaged one cannot be moved.
         """
         damaged: list[int] = []
         for step in reversed(processes.all_as_on_first(self.steps())):

@@ -88,7 +88,7 @@ def to_disk(file: Path) -> None:
 
 
 def keep_lines(file: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
-    """Removes the others, such as those beyond a killed run's last checkpoint, and half a line."""
+    """Keeps the lines that are wanted; removes the rest, and half a line that a kill has left."""
     if not file.exists():
         return
     kept = []

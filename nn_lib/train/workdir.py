@@ -62,6 +62,7 @@ def claim(workdir: str | Path, experiment: Experiment, facts: DataFacts) -> Iter
     Raises:
       UserError: it holds another experiment, other data or foreign files, cannot be read or
         written, or another process is training in it.
+      SaveFailed: no space left.
     """
     path = Path(workdir).expanduser()
     encoded = codec.encode(experiment)

@@ -173,7 +173,7 @@ class _Events:
         from tensorboardX.summary import scalar
 
         self._event, self._scalar, self._path = Event, scalar, workdir / "events*"
-        begun = SessionLog(status=SessionLog.START)  # what was written beyond is not shown
+        begun = SessionLog(status=SessionLog.START)  # points beyond `start` are not shown
         with files.saving(self._path):
             self._file = EventsWriter(str(workdir / "events"))
             self._file.write_event(Event(step=start + 1, wall_time=time.time(), session_log=begun))
