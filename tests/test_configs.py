@@ -107,7 +107,7 @@ def test_cifars_networks_learn_generated_images(tmp_path, generated_images, vari
     config.optimizer.schedule = "constant"
     config.optimizer.learning_rate = 0.02
     config = dataclasses.replace(
-        config, batch_size=32, num_steps=120, eval_every=40, checkpoint_every=120, log_every=40
+        config, batch_size=32, num_steps=120, eval_every=120, checkpoint_every=120, log_every=40
     )
     found = fit(config, tmp_path, quiet=True)
     assert found["test"]["accuracy"] > 0.9  # 0.25 by chance

@@ -31,14 +31,14 @@ def assert_nothing_lost(done, count):
 
 @pytest.mark.slow
 def test_nothing_is_lost_nor_silently_wrong_in_one_process():
-    done = campaign("--count=6", "--seed=1", "--two=0")  # one of each kind
+    done = campaign("--count=6", "--seed=1", "--two=0", "--jobs=1")  # one of each kind
     assert_nothing_lost(done, 6)
     assert "seed " in done.stdout  # every fault can be repeated
 
 
 @pytest.mark.slow
 def test_nothing_is_lost_nor_silently_wrong_in_two_processes():
-    done = campaign("--count=2", "--seed=2", "--two=1", "--kinds=bit flip,SIGTERM")
+    done = campaign("--count=2", "--seed=2", "--two=1", "--kinds=bit flip,SIGTERM", "--jobs=1")
     assert_nothing_lost(done, 2)
 
 
