@@ -40,7 +40,7 @@ def test_batches_are_the_same_for_any_number_of_workers(photographs):
 def test_a_containers_share_of_the_processors_bounds_the_workers(
     tmp_path, monkeypatch, share, count, group
 ):
-    """The share of any of the groups that the process is in; here in the innermost of all."""
+    """The share of any of the groups that the process is in."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
     monkeypatch.setattr(control_groups, "ROOT", tmp_path / "groups")
     monkeypatch.setattr(control_groups, "OWN", tmp_path / "own")

@@ -123,9 +123,10 @@ def available(devices: Iterable[jax.Device]) -> int | None:
     if here[0].platform != "cpu":
         return (here[0].memory_stats() or {}).get("bytes_limit")
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    share, share_of_own = processes.on_this_machine(), processes.on_this_machine(own_group())
+    own = own_group()
+    share, share_of_own = processes.on_this_machine(), processes.on_this_machine(own)
     granted = [
-        int(limit) // (share_of_own if group == own_group() else share)
+        int(limit) // (share_of_own if group == own else share)
         for group, limit in limits("memory.max")
         if limit.strip() != "max"
     ]
